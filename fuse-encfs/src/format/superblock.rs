@@ -1,0 +1,287 @@
+//! Core: the superblock, one object a slot.
+//!
+//! A clear part, which is the AAD of the sealed body behind it. Both have a fixed length, so the
+//! object has no byte that is not authenticated.
+
+use keys::VolumeId;
+
+use super::codec::{Malformed, Reader};
+use super::op::SegmentRef;
+use super::{FORMAT_VERSION, SegmentUid, TAG_LEN};
+
+const MAGIC: [u8; 8] = *b"encfs0sb";
+const WRAPS: usize = 2;
+/// Salt, key and tag.
+pub(crate) const WRAPPED_VMK_LEN: usize = 32 + 32 + TAG_LEN;
+const WRAP_LEN: usize = 8 + WRAPPED_VMK_LEN;
+const CLEAR_LEN: usize = 96 + WRAPS * WRAP_LEN;
+const CLEAR_LEN_U32: u32 = 272;
+const LABEL_LEN: usize = 64;
+const ADDRESS_LEN: usize = 36;
+const BODY_LEN: usize = 8 + 32 + 2 * ADDRESS_LEN + SegmentRef::LEN + 8 + 8 + 4 + 4 + LABEL_LEN;
+/// Bytes of a superblock object.
+pub(crate) const SUPERBLOCK_LEN: usize = CLEAR_LEN + 32 + BODY_LEN + TAG_LEN;
+
+/// The clear part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClearPart {
+    /// Features that an implementation may ignore.
+    pub(crate) compat: u64,
+    /// Features that an implementation which does not know them may only read around.
+    pub(crate) ro_compat: u64,
+    /// Features that an implementation must know.
+    pub(crate) incompat: u64,
+    /// Whose volume it is.
+    pub(crate) volume: VolumeId,
+    /// Epoch of the KEK that the wraps are made with.
+    pub(crate) kek_epoch: u32,
+    /// Commitment to that KEK.
+    pub(crate) commitment: [u8; 32],
+    /// The volume's master keys: the newest, and during a rotation the one before.
+    pub(crate) wraps: [Option<VmkWrap>; WRAPS],
+}
+
+/// Why a clear part cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ClearPartError {
+    /// It is no superblock of this filesystem.
+    #[error("the object is not a superblock")]
+    NotAVolume,
+    /// It is a superblock of another format version.
+    #[error("the superblock has another format version")]
+    OtherVersion,
+    /// It is damaged.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// A volume master key, wrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VmkWrap {
+    /// Epoch of the key inside.
+    pub(crate) epoch: u32,
+    /// The key, sealed with the KEK.
+    pub(crate) sealed: [u8; WRAPPED_VMK_LEN],
+}
+
+/// Where a CHECKPOINT commit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CheckpointAddress {
+    /// Log segment that holds it.
+    pub(crate) segment: SegmentRef,
+    /// First byte of its frame.
+    pub(crate) offset: u64,
+    /// Its number.
+    pub(crate) seq: u64,
+}
+
+/// The sealed body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Body {
+    /// Rises with each superblock that is written; its lowest bit is the slot.
+    pub(crate) generation: u64,
+    /// Random bytes that the chain of this volume begins with.
+    pub(crate) genesis: [u8; 32],
+    /// The checkpoint that a mount starts from.
+    pub(crate) newest: CheckpointAddress,
+    /// The checkpoint before it, the same at first.
+    pub(crate) previous: CheckpointAddress,
+    /// The log segment that was current.
+    pub(crate) log: SegmentRef,
+    /// Its epoch.
+    pub(crate) log_epoch: u64,
+    /// The newest commit that was known to be flushed: replay must reach it.
+    pub(crate) durable_seq: u64,
+    /// No VMK of a lower epoch is in use.
+    pub(crate) vmk_epoch_min: u32,
+    /// Whether a lasting anchor ever acknowledged a head of this volume.
+    pub(crate) anchored_once: bool,
+    /// Frames begin on multiples of this.
+    pub(crate) log_alignment: u16,
+    /// For people; not used.
+    pub(crate) label: [u8; LABEL_LEN],
+}
+
+impl ClearPart {
+    /// The encoded clear part.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(CLEAR_LEN);
+        out.extend(MAGIC);
+        out.extend(FORMAT_VERSION.to_le_bytes());
+        out.extend(CLEAR_LEN_U32.to_le_bytes());
+        for features in [self.compat, self.ro_compat, self.incompat] {
+            out.extend(features.to_le_bytes());
+        }
+        out.extend(self.volume.0);
+        out.extend(self.kek_epoch.to_le_bytes());
+        let count = self.wraps.iter().flatten().count();
+        out.extend(u32::try_from(count).unwrap_or(0).to_le_bytes());
+        out.extend(self.commitment);
+        for wrap in self.wraps.iter().flatten() {
+            out.extend(wrap.epoch.to_le_bytes());
+            out.extend(0_u32.to_le_bytes());
+            out.extend(wrap.sealed);
+        }
+        out.resize(CLEAR_LEN, 0);
+        out
+    }
+
+    /// Splits a superblock object and parses its clear part. Gives the clear part's bytes, which
+    /// are the AAD, and the sealed body too.
+    pub(crate) fn parse(object: &[u8]) -> Result<(Self, &[u8], &[u8]), ClearPartError> {
+        let mut r = Reader::new(object, "superblock");
+        if r.array::<8>()? != MAGIC {
+            return Err(ClearPartError::NotAVolume);
+        }
+        if r.u32()? != FORMAT_VERSION {
+            return Err(ClearPartError::OtherVersion);
+        }
+        if r.u32()? != CLEAR_LEN_U32 {
+            return Err(r.malformed().into());
+        }
+        let mut whole = Reader::new(object, "superblock");
+        let clear = whole.bytes(CLEAR_LEN)?;
+        let sealed = whole.bytes(BODY_LEN.saturating_add(32 + TAG_LEN))?;
+        whole.end()?;
+        let mut r = Reader::new(clear, "superblock");
+        r.bytes(16)?;
+        let (compat, ro_compat, incompat) = (r.u64()?, r.u64()?, r.u64()?);
+        let volume = VolumeId(r.array()?);
+        let kek_epoch = r.u32()?;
+        let count = r.u32()?;
+        let commitment = r.array()?;
+        let wraps = match count {
+            1 => [Some(VmkWrap::parse(&mut r)?), None],
+            2 => [Some(VmkWrap::parse(&mut r)?), Some(VmkWrap::parse(&mut r)?)],
+            _ => return Err(r.malformed().into()),
+        };
+        r.end_padded()?;
+        let part = Self {
+            compat,
+            ro_compat,
+            incompat,
+            volume,
+            kek_epoch,
+            commitment,
+            wraps,
+        };
+        Ok((part, clear, sealed))
+    }
+}
+
+impl VmkWrap {
+    fn parse(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let epoch = r.u32()?;
+        if r.u32()? != 0 {
+            return Err(r.malformed());
+        }
+        Ok(Self {
+            epoch,
+            sealed: r.array()?,
+        })
+    }
+}
+
+impl CheckpointAddress {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.segment.put(out);
+        out.extend(self.offset.to_le_bytes());
+        out.extend(self.seq.to_le_bytes());
+    }
+
+    fn parse(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            segment: SegmentRef::parse(r)?,
+            offset: r.u64()?,
+            seq: r.u64()?,
+        })
+    }
+}
+
+impl Body {
+    /// The body of a new volume, which names nothing yet.
+    pub(crate) fn first(genesis: [u8; 32], vmk_epoch: u32, log_alignment: u16) -> Self {
+        let segment = SegmentRef {
+            uid: SegmentUid([0; 16]),
+            vmk_epoch,
+        };
+        let nowhere = CheckpointAddress {
+            segment,
+            offset: 0,
+            seq: 0,
+        };
+        Self {
+            generation: 1,
+            genesis,
+            newest: nowhere,
+            previous: nowhere,
+            log: segment,
+            log_epoch: 0,
+            durable_seq: 0,
+            vmk_epoch_min: vmk_epoch,
+            anchored_once: false,
+            log_alignment,
+            label: [0; LABEL_LEN],
+        }
+    }
+
+    /// The encoded body.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(BODY_LEN);
+        out.extend(self.generation.to_le_bytes());
+        out.extend(self.genesis);
+        self.newest.put(&mut out);
+        self.previous.put(&mut out);
+        self.log.put(&mut out);
+        out.extend(self.log_epoch.to_le_bytes());
+        out.extend(self.durable_seq.to_le_bytes());
+        out.extend(self.vmk_epoch_min.to_le_bytes());
+        out.extend([u8::from(self.anchored_once), 0]);
+        out.extend(self.log_alignment.to_le_bytes());
+        out.extend(self.label);
+        out
+    }
+
+    /// Parses an opened body, found in slot `slot`.
+    pub(crate) fn parse(bytes: &[u8], slot: u8) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes, "superblock body");
+        let generation = r.u64()?;
+        let genesis = r.array()?;
+        let newest = CheckpointAddress::parse(&mut r)?;
+        let previous = CheckpointAddress::parse(&mut r)?;
+        let log = SegmentRef::parse(&mut r)?;
+        let log_epoch = r.u64()?;
+        let durable_seq = r.u64()?;
+        let vmk_epoch_min = r.u32()?;
+        let anchored_once = r.bool()?;
+        let zero = r.u8()?;
+        let log_alignment = r.u16()?;
+        let label = r.array()?;
+        let sound = zero == 0
+            && generation.checked_rem(2) == Some(u64::from(slot))
+            && matches!(log_alignment, 512 | 4096);
+        if !sound {
+            return Err(r.malformed());
+        }
+        r.end()?;
+        Ok(Self {
+            generation,
+            genesis,
+            newest,
+            previous,
+            log,
+            log_epoch,
+            durable_seq,
+            vmk_epoch_min,
+            anchored_once,
+            log_alignment,
+            label,
+        })
+    }
+}
+
+const _: () = assert!(
+    CLEAR_LEN_U32 as usize == CLEAR_LEN
+        && SUPERBLOCK_LEN == 540
+        && ADDRESS_LEN == SegmentRef::LEN + 16
+);

@@ -1,0 +1,6 @@
+//! What a volume promises when things go wrong.
+
+mod crash;
+mod damage;
+mod failure;
+mod inline;

@@ -1,0 +1,10 @@
+//! Core: what tests need of the machine: programs, devices, real data, and rules for their absence.
+
+mod binary;
+pub mod envoy;
+mod mount;
+mod require;
+
+pub use binary::{binary, product_binary, target_dir};
+pub use mount::{Mount, MountEnd};
+pub use require::{Need, enabled, real_data};
