@@ -174,6 +174,10 @@ pub async fn agent(
     state.set_identity(Arc::clone(&identity));
     let sds_status = snapshots.status();
     state.add_section("sds", move || json!(sds_status.view()));
+    if let Some(volume) = &volume {
+        let gauge = volume.gauge();
+        state.add_section("volume", move || json!(gauge.stats().map(volume_view)));
+    }
     let (stop_sds, sds_stopped) = tokio::sync::oneshot::channel::<()>();
     let mut sds = tokio::spawn(enclaveid_envoy::serve(sds, snapshots, async {
         let _ = sds_stopped.await;
@@ -204,6 +208,16 @@ pub async fn agent(
     }
     tracing::info!("stopped");
     ended
+}
+
+fn volume_view(stats: fuse_encfs::Stats) -> serde_json::Value {
+    json!({
+        "bytes_read": stats.bytes_read,
+        "bytes_written": stats.bytes_written,
+        "auth_failures": stats.auth_failures,
+        "read_only": stats.read_only,
+        "open_for_s": stats.open_for.as_secs(),
+    })
 }
 
 fn serve_api(

@@ -87,14 +87,14 @@ struct Lookups(Mutex<BTreeMap<Ino, u64>>);
 impl Fs {
     /// A filesystem over an open journal. Inodes whose last user is gone with the mount before
     /// are reaped.
-    pub(crate) fn new(journal: Journal) -> Result<Self, FsError> {
+    pub(crate) fn new(journal: Journal) -> Self {
         let fs = Self {
             journal,
             lookups: Lookups::default(),
             counters: Counters::default(),
         };
-        fs.reap_orphans()?;
-        Ok(fs)
+        fs.reap_orphans();
+        fs
     }
 
     /// The journal under it.
@@ -115,7 +115,15 @@ impl Fs {
                 .inode(ino)
                 .map_or_else(|| live.submitted(), |inode| inode.changed)
         };
-        Ok(self.journal.commit(changed)?)
+        self.journal.commit(changed).map_err(|e| {
+            // To who waits for his data it is a failure, whoever met it first.
+            let late = matches!(e, CommitError::ReadOnly);
+            if late {
+                FsError::Failed("the change cannot be made durable")
+            } else {
+                e.into()
+            }
+        })
     }
 
     /// The caller gives back `n` lookups of an inode.
@@ -141,16 +149,16 @@ impl Fs {
     pub(crate) fn close(&self) -> Result<(), CommitError> {
         self.journal.announce_end();
         self.lookups.clear();
-        if let Err(e) = self.reap_orphans() {
-            tracing::warn!(error = %e, "inodes without a name are left to the next mount");
-        }
+        self.reap_orphans();
         self.journal.checkpoint()?;
         self.journal.finish()
     }
 
-    fn reap_orphans(&self) -> Result<(), FsError> {
+    fn reap_orphans(&self) {
         let orphans: Vec<Ino> = self.journal.tables().tables.orphans().collect();
-        orphans.into_iter().try_for_each(|ino| self.reap(ino))
+        if let Err(e) = orphans.into_iter().try_for_each(|ino| self.reap(ino)) {
+            tracing::warn!(error = %e, "inodes without a name are left to the next mount");
+        }
     }
 
     /// Removes an inode that has no name and that nobody uses, a slice of its extents at a time.

@@ -47,4 +47,4 @@ mod volume;
 
 pub use error::{CloseError, OpenError};
 pub use mount::Mounted;
-pub use volume::{Stats, Volume, claimed_volume_id, init, random_volume_id};
+pub use volume::{Gauge, Stats, Volume, claimed_volume_id, init, random_volume_id};

@@ -21,7 +21,7 @@ use crate::error::CloseError;
 use crate::exit::Exit;
 use crate::fuse::Edge;
 use crate::sys::{self, MountRestriction};
-use crate::volume::{Stats, Volume};
+use crate::volume::{Gauge, Stats, Volume};
 
 const DEVICE: &str = "/dev/fuse";
 /// How long those who still hold files of a detached mount have to let go.
@@ -196,6 +196,11 @@ impl Mounted {
     /// What happened so far.
     pub fn stats(&self) -> Stats {
         self.volume.stats()
+    }
+
+    /// Where to ask for [`Stats`] from elsewhere.
+    pub fn gauge(&self) -> Gauge {
+        self.volume.gauge()
     }
 
     /// Detaches the mount if it still is there, waits shortly for those who use it, commits

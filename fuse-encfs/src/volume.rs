@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,13 @@ pub struct Volume {
     fs: Arc<Fs>,
     id: VolumeId,
     ticker: Ticker,
+    opened: Instant,
+}
+
+/// A view of a volume's [`Stats`] that keeps neither the volume open nor its keys alive.
+#[derive(Clone)]
+pub struct Gauge {
+    fs: Weak<Fs>,
     opened: Instant,
 }
 
@@ -136,8 +143,7 @@ impl Volume {
                 newest,
             },
         );
-        let fs = Fs::new(journal).map_err(|_| OpenError::Bug("an orphan cannot be reaped"))?;
-        let fs = Arc::new(fs);
+        let fs = Arc::new(Fs::new(journal));
         tracing::info!(volume = %expected, "volume opened");
         Ok(Self {
             ticker: Ticker::start(&fs)?,
@@ -154,13 +160,14 @@ impl Volume {
 
     /// What happened so far.
     pub fn stats(&self) -> Stats {
-        let counters = self.fs.counters();
-        Stats {
-            bytes_read: counters.bytes_read.load(Ordering::Relaxed),
-            bytes_written: counters.bytes_written.load(Ordering::Relaxed),
-            auth_failures: counters.auth_failures.load(Ordering::Relaxed),
-            read_only: self.fs.journal().has_failed(),
-            open_for: self.opened.elapsed(),
+        stats_of(&self.fs, self.opened)
+    }
+
+    /// Where to ask for [`Stats`] from elsewhere.
+    pub fn gauge(&self) -> Gauge {
+        Gauge {
+            fs: Arc::downgrade(&self.fs),
+            opened: self.opened,
         }
     }
 
@@ -175,6 +182,30 @@ impl Volume {
     /// The filesystem in it.
     pub(crate) fn fs(&self) -> &Arc<Fs> {
         &self.fs
+    }
+}
+
+impl Gauge {
+    /// What happened so far; `None` once the volume is closed.
+    pub fn stats(&self) -> Option<Stats> {
+        Some(stats_of(&*self.fs.upgrade()?, self.opened))
+    }
+}
+
+fn stats_of(fs: &Fs, opened: Instant) -> Stats {
+    let counters = fs.counters();
+    Stats {
+        bytes_read: counters.bytes_read.load(Ordering::Relaxed),
+        bytes_written: counters.bytes_written.load(Ordering::Relaxed),
+        auth_failures: counters.auth_failures.load(Ordering::Relaxed),
+        read_only: fs.journal().has_failed(),
+        open_for: opened.elapsed(),
+    }
+}
+
+impl fmt::Debug for Gauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gauge(..)")
     }
 }
 

@@ -65,6 +65,15 @@ async fn fuse_files_survive_a_clean_stop_and_what_was_synced_survives_a_kill() {
         std::os::unix::fs::symlink("folder/file", volume.join("link")).unwrap();
     })
     .await;
+    let api = scene.pod.sockets().join("api.sock");
+    let status = enclaveid::client::call(&api, hyper::Method::GET, "/v1/status", None).await;
+    let status: serde_json::Value = serde_json::from_slice(&status.unwrap()).unwrap();
+    assert!(
+        status["volume"]["bytes_written"].as_u64().unwrap() >= 300_000,
+        "{status}"
+    );
+    assert_eq!(status["volume"]["auth_failures"], 0);
+    assert_eq!(status["volume"]["read_only"], false);
     let ended = agent.terminate().await.unwrap();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
 
