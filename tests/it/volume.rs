@@ -13,7 +13,9 @@ struct Scene {
     other: Pod,
     /// As `pod`, but for the volume id.
     renamed: Pod,
-    _deployment: Deployment,
+    /// As `pod`, the volume id included.
+    twin: Pod,
+    deployment: Deployment,
 }
 
 async fn scene() -> Option<Scene> {
@@ -29,21 +31,25 @@ async fn scene() -> Option<Scene> {
         };
         deployment.pod(name, &options).unwrap()
     };
-    let (pod_a, other, renamed) = (pod("pod", "a1"), pod("other", "b2"), pod("renamed", "c3"));
+    let (pod_a, twin) = (pod("pod", "a1"), pod("twin", "a1"));
+    let (other, renamed) = (pod("other", "b2"), pod("renamed", "c3"));
     let key_id = deployment
-        .create_secrets(&[&pod_a, &other, &renamed])
+        .create_secrets(&[&pod_a, &other, &renamed, &twin])
         .await
         .unwrap();
     pod_a.init_volume(&key_id).await.unwrap();
     other.init_volume(&key_id).await.unwrap();
-    std::fs::create_dir_all(renamed.mountpoint()).unwrap();
+    for pod in [&renamed, &twin] {
+        std::fs::create_dir_all(pod.mountpoint()).unwrap();
+    }
     Some(Scene {
         dir,
         key_id,
         pod: pod_a,
         other,
         renamed,
-        _deployment: deployment,
+        twin,
+        deployment,
     })
 }
 
@@ -170,10 +176,18 @@ async fn fuse_a_second_agent_on_one_volume_is_refused() {
     let agent = RunningAgent::start(&scene.pod, &scene.key_id)
         .await
         .unwrap();
-    // The same pod again: its sockets are taken. Another pod with the same store would need the
-    // same volume id, hence the same configuration but for the sockets.
     let (exit, code) = refusal(&scene, &scene.pod, &scene.pod.store()).await;
-    assert_eq!((exit, code.as_str()), (Some(49), "socket.in_use"));
+    assert_eq!(
+        (exit, code.as_str()),
+        (Some(49), "socket.in_use"),
+        "the same pod again"
+    );
+    let (exit, code) = refusal(&scene, &scene.twin, &scene.pod.store()).await;
+    assert_eq!(
+        (exit, code.as_str()),
+        (Some(49), "fs.in_use"),
+        "another pod of the same volume"
+    );
     // And the command that makes volumes does not touch one that is there.
     let mut again = scene.pod.command("volume init");
     let output = again
@@ -184,6 +198,20 @@ async fn fuse_a_second_agent_on_one_volume_is_refused() {
     assert_eq!(output.status.code(), Some(50));
     let ended = agent.terminate().await.unwrap();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fuse_a_volume_of_another_master_key_does_not_open() {
+    let Some(mut scene) = scene().await else {
+        return;
+    };
+    scene.key_id = scene
+        .deployment
+        .create_secrets(&[&scene.pod])
+        .await
+        .unwrap();
+    let (exit, code) = refusal(&scene, &scene.pod, &scene.pod.store()).await;
+    assert_eq!((exit, code.as_str()), (Some(48), "fs.wrong_key"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,6 +153,9 @@ pub async fn run(dir: &Path, keep: bool) -> Result<(), DemoError> {
         )
         .await?;
     if keep {
+        for agent in [&mut stage.agent_a, &mut stage.agent_b] {
+            agent.iter_mut().for_each(RunningAgent::unguard);
+        }
         wait(&stage, &mesh).await;
         return Ok(());
     }

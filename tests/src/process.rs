@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use crate::deployment::{DeploymentError, Pod};
+use crate::fixture::Watchdog;
 
 /// Time for a start or a stop; a machine under load takes a hundredth of it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +22,7 @@ pub struct RunningAgent {
     child: Child,
     log: watch::Receiver<Vec<String>>,
     pod: Pod,
+    watchdog: Option<Watchdog>,
 }
 
 /// How an agent ended.
@@ -69,16 +71,24 @@ impl RunningAgent {
             .take()
             .map(collect)
             .unwrap_or_else(|| watch::channel(vec![]).1);
+        let pid = child.id().and_then(pid_of);
+        let watchdog = pid.map(|pid| Watchdog::start(pid, &pod.mountpoint()));
         Ok(Self {
             child,
             log,
             pod: pod.clone(),
+            watchdog,
         })
     }
 
     /// The pod that this agent runs in.
     pub fn pod(&self) -> &Pod {
         &self.pod
+    }
+
+    /// Lets the agent run for as long as it likes.
+    pub fn unguard(&mut self) {
+        self.watchdog = None;
     }
 
     /// Process id; `unshare` became the agent.
@@ -146,15 +156,24 @@ impl RunningAgent {
     }
 
     fn signal(&self, signal: Signal) -> std::io::Result<()> {
-        let pid = self
-            .pid()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(Pid::from_raw);
-        match pid {
+        match self.pid().and_then(pid_of) {
             Some(pid) => Ok(kill_process(pid, signal)?),
             None => Err(std::io::ErrorKind::NotFound.into()),
         }
     }
+}
+
+impl Drop for RunningAgent {
+    #[expect(clippy::print_stderr, reason = "shown with the failed test")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of the agent of {}:\n{}", self.pod.name, self.log());
+        }
+    }
+}
+
+fn pid_of(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
 /// Collects lines until the pipe closes.
