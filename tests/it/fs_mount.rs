@@ -1,4 +1,4 @@
-//! A real kernel on a real mount: what was written is there, however the mount ends.
+//! Core: a real kernel on a real mount: what was written is there, however the mount ends.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

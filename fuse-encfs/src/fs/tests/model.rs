@@ -1,4 +1,4 @@
-//! A filesystem that is nothing but maps, and operations to run on it and on the real one.
+//! Core: a filesystem that is nothing but maps, and operations to run on it and on the real one.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Whatever a crash leaves, a mount shows a committed state, and never less than was acknowledged.
+//! Core: whatever a crash leaves, a mount shows a committed state, and never less than was
+//! acknowledged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

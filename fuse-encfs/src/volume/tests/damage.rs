@@ -1,4 +1,4 @@
-//! Whatever somebody does to the store, a volume shows what was written or an error.
+//! Core: whatever somebody does to the store, a volume shows what was written or an error.
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "a test names the cases that it means"

@@ -1,4 +1,4 @@
-//! A store that fails, is full, or is somebody else's.
+//! Core: a store that fails, is full, or is somebody else's.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Contents in the log itself: this version writes none, but reads and judges what others write.
+//! Core: contents in the log itself: this version writes none, but reads and judges what others
+//! write.
 
 use std::sync::Arc;
 
