@@ -1,5 +1,5 @@
-//! Core: a byte is changed on the store of a volume that was cleanly unmounted. Each class of what a
-//! mount and a read consume has its outcome; wrong data or zeros are never one.
+//! Core: a byte is changed on the store of a volume that was cleanly unmounted. Each class of what
+//! a mount and a read consume has its outcome; wrong data or zeros are never one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use enclaveid_tests::fixture::{Mount, Need, binary, enabled};
+use enclaveid_tests::fixture::{Mount, Need, Watchdog, binary, enabled};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::Signal;
 
@@ -158,6 +158,17 @@ fn fuse_a_signal_ends_the_mount_cleanly_even_when_a_file_is_open() {
         fs::read(mount.path().join("file")).unwrap(),
         b"not synced;not synced;"
     );
+}
+
+#[test]
+fn fuse_the_watchdog_ends_a_request_that_nobody_answers() {
+    let Some(scene) = Scene::new() else { return };
+    let mount = scene.mount();
+    rustix::process::kill_process(mount.daemon(), Signal::STOP).unwrap();
+    let deadline = std::time::Duration::from_millis(200);
+    let _watchdog = Watchdog::after(deadline, mount.daemon(), &scene.mountpoint());
+    // The daemon sleeps: without the watchdog this waits for ever.
+    fs::write(mount.path().join("file"), "x").unwrap_err();
 }
 
 #[test]

@@ -230,6 +230,7 @@ async fn the_host_gets_three_routes_and_a_rate_limit() {
     let clock = std::sync::Arc::new(runtime::clock::SystemClock);
     let state = State::new(std::sync::Arc::new(simulator), clock, digest, stages);
     let state = std::sync::Arc::new(state);
+    state.set_identity(identity());
     let mut statuses = Vec::new();
     let routes = ["/livez", "/readyz", "/v1/status", "/v1/rotate"].map(|route| ("GET", route));
     for (method, route) in routes.into_iter().chain([("POST", "/v1/evidence"); 6]) {
@@ -247,8 +248,27 @@ async fn the_host_gets_three_routes_and_a_rate_limit() {
         served.await.unwrap();
         statuses.push(answer.get(9..12).unwrap().parse::<u16>().unwrap());
     }
-    // Evidence is 503 here, since this agent has no identity yet; the rate limit comes before that.
-    assert_eq!(statuses, [200, 503, 404, 404, 503, 503, 503, 503, 429, 429]);
+    assert_eq!(statuses, [200, 503, 404, 404, 200, 200, 200, 200, 429, 429]);
+}
+
+/// An identity of a mesh that exists in this test alone.
+fn identity() -> std::sync::Arc<enclaveid::identity::PodIdentity> {
+    use enclaveid::pki::{MeshCa, SpiffeId};
+    use runtime::clock::{Clock, SystemClock};
+    let secret = keys::MasterSecret::from_release(&mut [7; 32]).unwrap();
+    let seed = secret
+        .derive_intermediate()
+        .derive_ca(keys::CaGeneration(0));
+    let now = SystemClock.now();
+    let certificate = MeshCa::from_seed(&seed).unwrap().issue("demo", now);
+    let pem = certificate.unwrap().to_pem().unwrap();
+    let ca = MeshCa::from_seed(&seed).unwrap().verify(&pem, now).unwrap();
+    let id = SpiffeId::parse("spiffe://demo/pod").unwrap();
+    let (publisher, _snapshots) = enclaveid_envoy::channel();
+    let lifetime = std::time::Duration::from_secs(3_600);
+    let clock = std::sync::Arc::new(SystemClock);
+    let identity = enclaveid::identity::PodIdentity::start(ca, id, lifetime, clock, publisher);
+    std::sync::Arc::new(identity.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
