@@ -306,7 +306,9 @@ fn mount(
     secret: &IntermediateSecret,
     mut broker: Broker,
 ) -> Result<fuse_encfs::Mounted, RunError> {
-    let kek = secret.derive_volume_kek(config.id, KekEpoch(0));
+    // What the store claims decides nothing: only the key that the volume was wrapped with opens it.
+    let epoch = fuse_encfs::rekey::claimed_kek_epoch(&config.store).map_err(RunError::Volume)?;
+    let kek = secret.derive_volume_kek(config.id, epoch);
     let volume = fuse_encfs::Volume::open(&config.store, kek, config.id);
     let volume = volume.map_err(RunError::Volume)?;
     let connection = broker.mount(&config.mountpoint).map_err(RunError::Broker)?;

@@ -1,15 +1,23 @@
 //! Core: bytes to sealed bytes and back; the only part that names an AEAD crate.
 //!
 //! ```text
-//! KEK --wraps--> VMK (random, per volume)
+//! KEK --wraps--> VMK (random, per volume and epoch) --wraps--> the VMK before, while it is replaced
 //!                 |-- K_data --- per segment --> key of chunks
 //!                 |-- K_node --- per segment --> key of nodes
 //!                 |-- K_log  --- per segment --> key of inline chunks
 //!                 |                         `--> parent of commits
 //!                 |-- K_super ----------------> parent of superblock bodies
-//!                 |-- K_dirhash --------------> SipHash key of names
-//!                 `-- commitment, in the first head of the chain
+//!                 |-- K_anchor ---------------> parent of anchor records
+//!                 |-- K_data, K_node, K_log --> parents of segment headers too
+//!                 `-- commitments, in the superblock and in the first head of the chain
+//! owner's RSA key --encrypts--> VMK, when a volume was made so
 //! ```
+//!
+//! **Where keys are.** What is derived from a VMK and lives as long as the volume is open is in
+//! locked pages ([`runtime::locked`]). A KEK or VMK itself exists for the length of one call, boxed
+//! and wiped. A cipher's round keys and hash key lie in the provider's memory for as long as their
+//! segment is prepared: AWS-LC keeps them in one block of its own, made in place, and overwrites
+//! every block that it frees; the portable provider is built to wipe its schedule when dropped.
 //!
 //! **Invariants.** Two ways of sealing exist and no third. A *unit* (chunk or node) is sealed
 //! under its segment's key with a nonce made of its own offset and a salt drawn after its plaintext
@@ -18,23 +26,35 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod aead;
+mod anchor;
 mod chain;
+mod epoch;
 mod keys;
 mod label;
 mod once;
 mod random;
+mod recovery;
 #[cfg(test)]
 mod tests;
 mod unit;
+mod wrap;
 
-pub(crate) use aead::{Aead, fastest};
 #[cfg(test)]
-pub(crate) use aead::{providers, recorder};
+pub(crate) use aead::recorder;
+pub(crate) use aead::{Aead, fastest};
+#[cfg(any(test, fuzzing))]
+pub(crate) use aead::{AeadKey, providers};
+pub(crate) use anchor::ANCHOR_TAG_LEN;
 pub(crate) use chain::{Head, Link, next_head};
-pub(crate) use keys::{KekSealer, NameHasher, VolumeKeys};
+pub(crate) use epoch::EpochKeys;
+pub(crate) use keys::{NameHasher, VolumeKeys};
 pub(crate) use once::{ONCE_OVERHEAD, open_once, seal_once};
 pub(crate) use random::Entropy;
+pub use recovery::{OwnerKey, OwnerKeyError};
+#[cfg(test)]
+pub(crate) use tests::vectors;
 pub(crate) use unit::SegmentSealer;
+pub(crate) use wrap::{KekSealer, unwrap_older, wrap_older};
 
 /// Sealing failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +65,9 @@ pub(crate) enum SealError {
     /// The cipher refused; a bug.
     #[error("the cipher refused to seal")]
     Cipher,
+    /// No memory for keys is to be had.
+    #[error(transparent)]
+    Memory(#[from] runtime::locked::LockError),
 }
 
 /// Bytes are not what was sealed there. No detail: the cause is nobody's to know.

@@ -1,13 +1,15 @@
 //! Core: what can go wrong, as callers and operators see it.
 
-use keys::VolumeId;
+use keys::{KekEpoch, VolumeId};
+use runtime::locked::LockError;
 
+use crate::anchor::FreshnessError;
 use crate::crypto::SealError;
 use crate::exit::Exit;
 use crate::log::{LogError, RecoverError};
-use crate::segment::WriteError;
+use crate::segment::{MakeError, ReadError, WriteError};
 use crate::store::StoreError;
-use crate::tree::TreeError;
+use crate::tables::ApplyError;
 
 /// Why a volume was not made or not opened.
 ///
@@ -33,6 +35,24 @@ pub enum OpenError {
     /// The key is not this volume's.
     #[error("the key is not the volume's")]
     WrongKey,
+    /// The key is one of another epoch than the one that the volume's master key is wrapped with.
+    #[error("the volume's master key is wrapped with the key of epoch {found}")]
+    OtherKekEpoch {
+        /// The epoch that the superblock names.
+        found: KekEpoch,
+    },
+    /// The volume is sealed with a master key that was replaced: an old copy of it.
+    #[error("the volume's master key is of epoch {found}, below the lowest that is accepted")]
+    StaleKeys {
+        /// Epoch of the newest master key in the store.
+        found: u32,
+    },
+    /// Keys cannot be locked in memory.
+    #[error("keys cannot be locked in memory")]
+    KeysUnlocked(#[source] std::io::Error),
+    /// The volume is in no state to change keys.
+    #[error("the keys of the volume cannot be changed so: {0}")]
+    NotNow(&'static str),
     /// Somebody else has the volume open.
     #[error("the volume is in use")]
     InUse,
@@ -45,12 +65,18 @@ pub enum OpenError {
     /// No space is left on the store.
     #[error("the store is full")]
     Full,
+    /// The device is too small for a volume.
+    #[error("the device is too small for a volume")]
+    TooSmall,
     /// The store failed.
     #[error("the store failed")]
     Store(#[source] std::io::Error),
     /// The system gives no randomness, without which nothing is sealed.
     #[error("the system gives no randomness")]
     Entropy,
+    /// Its freshness is not certain.
+    #[error(transparent)]
+    Freshness(#[from] FreshnessError),
     /// Something that cannot happen did.
     #[error("internal error: {0}")]
     Bug(&'static str),
@@ -59,7 +85,9 @@ pub enum OpenError {
 /// Why an operation on a file failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FsError {
-    #[error("the name is taken")]
+    #[error("access is denied")]
+    AccessDenied,
+    #[error("it exists already")]
     Exists,
     #[error("the store is full")]
     Full,
@@ -71,6 +99,10 @@ pub(crate) enum FsError {
     LinkLimit,
     #[error("the name is too long")]
     NameTooLong,
+    #[error("there is no such attribute")]
+    NoAttribute,
+    #[error("there is no data behind the offset")]
+    NoData,
     #[error("there is no such file")]
     NoEntry,
     #[error("it is not a directory")]
@@ -79,6 +111,10 @@ pub(crate) enum FsError {
     NotEmpty,
     #[error("it is not permitted")]
     NotPermitted,
+    #[error("it is not supported")]
+    NotSupported,
+    #[error("a length is out of range")]
+    OutOfRange,
     #[error("the volume became read-only after a failure")]
     ReadOnly,
     #[error("the store failed")]
@@ -87,6 +123,8 @@ pub(crate) enum FsError {
     Tampered,
     #[error("the file would be too large")]
     TooLarge,
+    #[error("the value is too long")]
+    TooLong,
     #[error("the volume failed: {0}")]
     Failed(&'static str),
 }
@@ -99,20 +137,22 @@ pub struct CloseError(#[from] CommitError);
 /// Why the state was not made durable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommitError {
+    #[error("the anchor has not taken the newest state")]
+    NotAnchored,
     #[error("the volume became read-only after a failure")]
     ReadOnly,
     #[error("the log cannot go on")]
     Log(#[from] LogError),
-    #[error("the contents of files cannot be flushed")]
-    Flush(#[source] StoreError),
-    #[error("the tree cannot be written")]
-    Tree(#[from] TreeError),
+    #[error("a part of the map cannot be read")]
+    Read(#[from] ReadError),
     #[error("the store failed")]
     Store(#[from] StoreError),
     #[error("sealing failed")]
     Seal(#[from] SealError),
     #[error("the volume is inconsistent")]
-    Inconsistent(#[from] crate::tables::Inconsistent),
+    Inconsistent(#[source] crate::tables::Inconsistent),
+    #[error("internal error: {0}")]
+    Bug(&'static str),
 }
 
 impl OpenError {
@@ -121,14 +161,20 @@ impl OpenError {
         match self {
             Self::Bug(_) => "fs.bug",
             Self::Entropy => "fs.no_entropy",
+            Self::Freshness(e) => e.code(),
             Self::Full => "fs.store_full",
             Self::InUse => "fs.in_use",
+            Self::KeysUnlocked(_) => "fs.keys_unlocked",
             Self::NotAVolume => "fs.not_a_volume",
             Self::NotEmpty => "fs.not_empty",
+            Self::NotNow(_) => "fs.rekey_refused",
             Self::OtherFormat => "fs.other_format",
+            Self::OtherKekEpoch { .. } => "fs.other_kek_epoch",
             Self::OtherVolume { .. } => "fs.other_volume",
+            Self::StaleKeys { .. } => "fs.stale_keys",
             Self::Store(_) => "fs.store_failed",
             Self::Tampered { .. } => "fs.tampered",
+            Self::TooSmall => "fs.store_too_small",
             Self::WrongKey => "fs.wrong_key",
         }
     }
@@ -137,14 +183,16 @@ impl OpenError {
     pub fn exit_code(&self) -> u8 {
         let exit = match self {
             Self::Bug(_) | Self::Entropy => Exit::Bug,
-            Self::Full => Exit::StoreFull,
+            Self::Freshness(e) => return e.exit_code(),
+            Self::Full | Self::TooSmall => Exit::StoreFull,
             Self::InUse => Exit::VolumeInUse,
             Self::NotAVolume | Self::NotEmpty | Self::OtherFormat | Self::OtherVolume { .. } => {
                 Exit::NotOurVolume
             }
-            Self::Store(_) => Exit::MountFailed,
-            Self::Tampered { .. } => Exit::Tampered,
-            Self::WrongKey => Exit::WrongKey,
+            Self::KeysUnlocked(_) | Self::Store(_) => Exit::MountFailed,
+            Self::NotNow(_) => Exit::Usage,
+            Self::StaleKeys { .. } | Self::Tampered { .. } => Exit::Tampered,
+            Self::OtherKekEpoch { .. } | Self::WrongKey => Exit::WrongKey,
         };
         exit.code()
     }
@@ -170,10 +218,8 @@ impl CloseError {
     }
 
     fn is_full(&self) -> bool {
-        let (CommitError::Flush(e)
-        | CommitError::Store(e)
-        | CommitError::Log(LogError::Store(e))
-        | CommitError::Tree(TreeError::Store(e))) = &self.0
+        let (CommitError::Store(e)
+        | CommitError::Log(LogError::Store(e) | LogError::Make(MakeError::Store(e)))) = &self.0
         else {
             return false;
         };
@@ -184,12 +230,15 @@ impl CloseError {
 impl From<StoreError> for OpenError {
     fn from(e: StoreError) -> Self {
         match e {
-            StoreError::Absent => Self::NotAVolume,
+            StoreError::Absent | StoreError::NotAnObject => Self::NotAVolume,
+            StoreError::Changed => Self::InUse,
             StoreError::Busy | StoreError::LeaseLost => Self::InUse,
             StoreError::Exists => Self::Bug("an object of a random name exists"),
             StoreError::Full => Self::Full,
             StoreError::Io(e) => Self::Store(e),
-            StoreError::NotAnObject => Self::NotAVolume,
+            StoreError::Malformed(what) => Self::Tampered { what: what.into() },
+            StoreError::NotEmpty => Self::NotEmpty,
+            StoreError::TooSmall => Self::TooSmall,
         }
     }
 }
@@ -199,6 +248,8 @@ impl From<SealError> for OpenError {
         match e {
             SealError::Cipher => Self::Bug("the cipher refused to seal"),
             SealError::Entropy => Self::Entropy,
+            SealError::Memory(LockError::Limit(e)) => Self::KeysUnlocked(e),
+            SealError::Memory(LockError::NoMemory(e)) => Self::Store(e),
         }
     }
 }
@@ -206,9 +257,11 @@ impl From<SealError> for OpenError {
 impl From<LogError> for OpenError {
     fn from(e: LogError) -> Self {
         match e {
-            LogError::Seal(e) => e.into(),
-            LogError::Store(e) => e.into(),
+            LogError::Seal(e) | LogError::Make(MakeError::Seal(e)) => e.into(),
+            LogError::Store(e) | LogError::Make(MakeError::Store(e)) => e.into(),
             LogError::TooLarge => Self::Bug("a commit is too large"),
+            LogError::Failed => Self::Store(std::io::ErrorKind::ReadOnlyFilesystem.into()),
+            LogError::Lost | LogError::Moved => Self::Bug("the log cannot go on"),
         }
     }
 }
@@ -217,10 +270,9 @@ impl From<RecoverError> for OpenError {
     fn from(e: RecoverError) -> Self {
         match e {
             RecoverError::Store(e) => e.into(),
-            RecoverError::Inconsistent(e) => Self::Tampered {
-                what: e.to_string(),
-            },
-            RecoverError::Lost { .. } | RecoverError::Tampered(_) => Self::Tampered {
+            RecoverError::Inconsistent(_)
+            | RecoverError::Lost { .. }
+            | RecoverError::Tampered(_) => Self::Tampered {
                 what: e.to_string(),
             },
         }
@@ -230,13 +282,81 @@ impl From<RecoverError> for OpenError {
 impl From<CommitError> for OpenError {
     fn from(e: CommitError) -> Self {
         match e {
-            CommitError::Flush(e) | CommitError::Store(e) => e.into(),
+            CommitError::Store(e) => e.into(),
+            CommitError::Bug(what) => Self::Bug(what),
             CommitError::Inconsistent(_) => Self::Bug("an operation does not fit the volume"),
             CommitError::Log(e) => e.into(),
+            CommitError::NotAnchored => Self::Bug("a volume is anchored before it is opened"),
             CommitError::ReadOnly => Self::Store(std::io::ErrorKind::ReadOnlyFilesystem.into()),
-            CommitError::Seal(e) | CommitError::Tree(TreeError::Seal(e)) => e.into(),
-            CommitError::Tree(TreeError::Store(e)) => e.into(),
-            CommitError::Tree(TreeError::Unplanned) => Self::Bug("a tree was not planned for"),
+            CommitError::Seal(e) => e.into(),
+            CommitError::Read(e) => e.into(),
+        }
+    }
+}
+
+impl From<MakeError> for CommitError {
+    fn from(e: MakeError) -> Self {
+        match e {
+            MakeError::Seal(e) => Self::Seal(e),
+            MakeError::Store(e) => Self::Store(e),
+        }
+    }
+}
+
+impl From<ReadError> for OpenError {
+    fn from(e: ReadError) -> Self {
+        match e {
+            ReadError::Store(e) => e.into(),
+            ReadError::Tampered => Self::Tampered {
+                what: "a part of the map is not what was written".into(),
+            },
+        }
+    }
+}
+
+impl From<FsError> for CommitError {
+    /// For contents of files that a commit needs.
+    fn from(e: FsError) -> Self {
+        match e {
+            FsError::Full => Self::Store(StoreError::Full),
+            FsError::ReadOnly => Self::ReadOnly,
+            FsError::Store(e) => Self::Store(e),
+            FsError::Tampered => Self::Read(ReadError::Tampered),
+            FsError::AccessDenied
+            | FsError::Exists
+            | FsError::Failed(_)
+            | FsError::Invalid
+            | FsError::IsDirectory
+            | FsError::LinkLimit
+            | FsError::NameTooLong
+            | FsError::NoAttribute
+            | FsError::NoData
+            | FsError::NoEntry
+            | FsError::NotDirectory
+            | FsError::NotEmpty
+            | FsError::NotPermitted
+            | FsError::NotSupported
+            | FsError::OutOfRange
+            | FsError::TooLarge
+            | FsError::TooLong => Self::Bug("contents of a file cannot be committed"),
+        }
+    }
+}
+
+impl From<ApplyError> for CommitError {
+    fn from(e: ApplyError) -> Self {
+        match e {
+            ApplyError::Inconsistent(e) => Self::Inconsistent(e),
+            ApplyError::Read(e) => Self::Read(e),
+        }
+    }
+}
+
+impl From<ReadError> for FsError {
+    fn from(e: ReadError) -> Self {
+        match e {
+            ReadError::Store(e) => Self::Store(e),
+            ReadError::Tampered => Self::Tampered,
         }
     }
 }
@@ -255,13 +375,14 @@ impl From<CommitError> for FsError {
     fn from(e: CommitError) -> Self {
         match e {
             CommitError::ReadOnly => Self::ReadOnly,
-            CommitError::Store(StoreError::Full)
-            | CommitError::Tree(TreeError::Store(StoreError::Full)) => Self::Full,
-            CommitError::Flush(e) | CommitError::Store(e) => Self::Store(e),
-            CommitError::Inconsistent(_)
+            CommitError::Store(StoreError::Full) => Self::Full,
+            CommitError::Store(e) => Self::Store(e),
+            CommitError::Read(e) => e.into(),
+            CommitError::Bug(_)
+            | CommitError::Inconsistent(_)
             | CommitError::Log(_)
-            | CommitError::Seal(_)
-            | CommitError::Tree(_) => Self::Failed("the change cannot be made durable"),
+            | CommitError::NotAnchored
+            | CommitError::Seal(_) => Self::Failed("the change cannot be made durable"),
         }
     }
 }

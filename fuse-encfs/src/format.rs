@@ -1,7 +1,7 @@
-//! Core: the bytes of a volume, format version 0.
+//! Core: the bytes of a volume, format version 1.
 //!
 //! Pure: bytes to types and back, no IO, no keys. docs/format.md, section "The encrypted volume",
-//! is the normative text; each file here writes and parses one table of it.
+//! and docs/format-map.md are the normative text; each file here writes and parses one table of it.
 //!
 //! **Invariants.** Every length is bounded before anything is allocated for it. What is parsed
 //! has no trailing bytes. Integers are little endian, except in the keys of the map, which are big
@@ -17,26 +17,33 @@ mod frame;
 mod inode;
 mod node;
 mod op;
+mod segment_header;
 mod superblock;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use codec::{Malformed, Reader};
-pub(crate) use commit::{CommitHeader, PendingOps, parse_commit};
-pub(crate) use extent::{Extent, record_chunks, stored_len};
+pub(crate) use commit::{CommitHeader, PendingOps, commit_len, extents_mut, parse_commit};
+pub(crate) use extent::{Extent, Mapped, record_chunks, stored_len};
 pub(crate) use frame::{FRAME_HEAD_LEN, FrameHead};
 pub(crate) use inode::{FileKind, Ino, InodeRecord, Timestamp, is_file_name};
-pub(crate) use node::{NodeBuilder, NodePointer, parse_node};
+#[cfg(test)]
+pub(crate) use node::NodeBuilder;
+#[cfg(any(test, fuzzing))]
+pub(crate) use node::parse_node;
+pub(crate) use node::{NODE_ENTRY_LEN, NODE_HEADER_LEN, NodePointer, encode_node, parse_node_body};
 pub(crate) use op::{
     AttrChange, Checkpoint, Counters, NewNode, NodeSegment, Op, Open, Place, RenameMode, SegNew,
-    SegmentRef, Written,
+    SegmentRef, Shared, Written, XattrValue,
 };
+pub(crate) use segment_header::{SegmentBirth, SegmentHeader};
 pub(crate) use superblock::{
-    Body, CheckpointAddress, ClearPart, ClearPartError, SUPERBLOCK_LEN, VmkWrap, WRAPPED_VMK_LEN,
+    Body, CheckpointAddress, ClearPart, ClearPartError, NameKey, OWNER_KEY_LEN_MAX,
+    RECOVERY_LEN_MAX, RecoveryWrap, SUPERBLOCK_LEN, VmkWrap, WRAPPED_VMK_LEN,
 };
 
-/// Version of the format. No promise is made for version 0.
-pub(crate) const FORMAT_VERSION: u32 = 0;
+/// Version of the format.
+pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Bytes of an authentication tag.
 pub(crate) const TAG_LEN: usize = 16;
 /// The same, for lengths in the format.
@@ -48,7 +55,7 @@ pub(crate) const SALT_LEN: usize = 8;
 pub(crate) const SEGMENT_LEN_MAX: u64 = 256 << 20;
 /// Where the first unit of a segment begins. What is before is for tools, never read by a mount.
 pub(crate) const SEGMENT_BEGIN: u64 = 4096;
-/// Chunks that version 0 writes have `1 << CHUNK_SHIFT` bytes.
+/// Chunks that this version writes have `1 << CHUNK_SHIFT` bytes.
 pub(crate) const CHUNK_SHIFT: u8 = 12;
 /// The last chunk of a record is padded with zeros to a multiple of this many bytes.
 pub(crate) const CHUNK_PAD: u32 = 64;
@@ -64,7 +71,12 @@ pub(crate) const INLINE_LEN_MAX: u32 = 16 << 20;
 pub(crate) const NAME_LEN_MAX: usize = 255;
 /// Bytes of a symbolic link's target.
 pub(crate) const TARGET_LEN_MAX: usize = 4095;
-/// Frames begin on a multiple of this many bytes in a volume that version 0 makes.
+/// Bytes of a file that lives in its inode record.
+pub(crate) const INLINE_FILE_LEN_MAX: usize = 2048;
+/// Bytes of an extended attribute's value that lies in the map; a longer one has extents of its
+/// own.
+pub(crate) const XATTR_INLINE_LEN_MAX: usize = 1024;
+/// Frames begin on a multiple of this many bytes in a volume that this version makes in a directory.
 pub(crate) const LOG_ALIGNMENT: u16 = 512;
 
 /// Random name of a segment: with an offset it names one ciphertext for ever.

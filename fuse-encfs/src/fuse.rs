@@ -1,6 +1,9 @@
 //! Edge: requests of the kernel to calls of [`Fs`] and back, and nothing else.
+//!
+//! The requests by family: [`names`], [`attributes`], [`contents`], [`seek`], [`xattrs`]. Locks of
+//! files are not among them: the kernel keeps those of one mount itself when the filesystem does
+//! not ask for them, and a volume has one mount.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -14,16 +17,27 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use crate::error::FsError;
-use crate::format::{FileKind, Ino, NAME_LEN_MAX, Timestamp};
-use crate::fs::{Attr, Caller, Fs, NewEntry, RenameRule, SetAttr, WriteMode};
+use crate::format::{FileKind, Ino, NAME_LEN_MAX};
+use crate::fs::{Attr, Caller, Fs};
+
+mod attributes;
+mod contents;
+mod names;
+mod seek;
+mod xattrs;
+
+use attributes::{Wish, file_attr, kind_of_mode, negative};
+use names::Plan;
+pub(crate) use seek::{MountPlace, Seeker};
+use xattrs::reply_sized;
 
 /// Nobody else changes the volume, so the kernel may keep what it knows.
 const TTL: Duration = Duration::from_secs(12 * 3600);
@@ -37,43 +51,48 @@ const BLOCK: u32 = 4096;
 const NAME_MAX: u32 = 255;
 const _: () = assert!(NAME_MAX as usize == NAME_LEN_MAX);
 
-const PUNCH_HOLE: i32 = 0x02;
-const ZERO_RANGE: i32 = 0x10;
-const KEEP_SIZE: i32 = 0x01;
-
-/// What is asked of the kernel, where it has it. Not among them: what fuser 0.18 does not carry
-/// through, and opens that truncate (their kill flag does not arrive).
-const CAPABILITIES: [InitFlags; 12] = [
-    InitFlags::FUSE_ASYNC_DIO,
+/// What is asked of the kernel, where it has it. Not among them:
+///
+/// - what fuser 0.18 does not carry through: FUSE_SETXATTR_EXT, FUSE_SECURITY_CTX,
+///   FUSE_ALLOW_IDMAP, FUSE_OVER_IO_URING, FUSE_REQUEST_TIMEOUT, FUSE_HAS_RESEND;
+/// - FUSE_ATOMIC_O_TRUNC: its kill flag does not arrive;
+/// - FUSE_ASYNC_DIO: after a direct write that goes on asynchronously the kernel leaves what it
+///   has cached of the range as it was, and readers see old data (seen on 6.18).
+const CAPABILITIES: [InitFlags; 16] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_WRITEBACK_CACHE,
-    InitFlags::FUSE_MAX_PAGES,
 ];
-
-thread_local! {
-    /// The reply to a read, kept from one to the next.
-    static REPLY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// The filesystem as the kernel sees it.
 #[derive(Debug)]
 pub(crate) struct Edge {
     fs: Arc<Fs>,
     notifier: Arc<OnceLock<Notifier>>,
+    seeker: Seeker,
 }
 
 impl Edge {
     /// An edge; the notifier follows when the session that it is for exists.
-    pub(crate) fn new(fs: Arc<Fs>, notifier: Arc<OnceLock<Notifier>>) -> Self {
-        Self { fs, notifier }
+    pub(crate) fn new(fs: Arc<Fs>, notifier: Arc<OnceLock<Notifier>>, seeker: Seeker) -> Self {
+        Self {
+            fs,
+            notifier,
+            seeker,
+        }
     }
 
     /// Lets the kernel ask for the attributes of an inode anew. Touches no page, so it waits for
@@ -86,29 +105,6 @@ impl Edge {
         if let Some(Err(e)) = told {
             tracing::debug!(inode = ino.0, error = %e, "the kernel was not told of a new mode");
         }
-    }
-
-    fn make(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new: &NewEntry<'_>,
-    ) -> Result<FileAttr, FsError> {
-        self.fs
-            .make(Ino(parent.0), name.as_bytes(), new, caller(req))
-            .map(file_attr)
-    }
-
-    fn make_entry(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new: &NewEntry<'_>,
-        reply: ReplyEntry,
-    ) {
-        reply_entry(self.make(req, parent, name, new), reply);
     }
 }
 
@@ -129,10 +125,12 @@ impl Filesystem for Edge {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.fs.lookup(Ino(parent.0), name.as_bytes()) {
+        match self.found(parent, name) {
             // Inode 0 is a name that is known not to exist: the kernel keeps that too.
-            Err(FsError::NoEntry) => reply.entry(&TTL, &negative(), GENERATION),
-            found => reply_entry(found.map(file_attr), reply),
+            Err(FsError::NoEntry) if !matches!(name.as_bytes(), b"." | b"..") => {
+                reply.entry(&TTL, &negative(), GENERATION);
+            }
+            found => reply_entry(found, reply),
         }
     }
 
@@ -166,20 +164,16 @@ impl Filesystem for Edge {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let moment = |time| match time {
-            TimeOrNow::Now => Timestamp::now(),
-            TimeOrNow::SpecificTime(time) => timestamp(time),
-        };
-        let set = SetAttr {
-            perm: mode.map(perm),
+        let wish = Wish {
+            mode,
             uid,
             gid,
             size,
-            atime: atime.map(moment),
-            mtime: mtime.map(moment),
-            ctime: ctime.map(timestamp),
+            atime,
+            mtime,
+            ctime,
         };
-        reply_attr(self.fs.setattr(Ino(ino.0), set, caller(req)), reply);
+        reply_attr(self.fs.setattr(Ino(ino.0), wish.into(), caller(req)), reply);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -195,7 +189,7 @@ impl Filesystem for Edge {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -203,13 +197,14 @@ impl Filesystem for Edge {
             reply.error(Errno::EINVAL);
             return;
         };
-        let new = NewEntry {
+        let plan = Plan {
             kind,
-            perm: perm(mode),
+            mode,
+            umask,
             rdev,
             target: &[],
         };
-        self.make_entry(req, parent, name, &new, reply);
+        reply_entry(self.make(req, parent, name, plan), reply);
     }
 
     fn mkdir(
@@ -218,16 +213,17 @@ impl Filesystem for Edge {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        let new = NewEntry {
+        let plan = Plan {
             kind: FileKind::Directory,
-            perm: perm(mode),
+            mode,
+            umask,
             rdev: 0,
             target: &[],
         };
-        self.make_entry(req, parent, name, &new, reply);
+        reply_entry(self.make(req, parent, name, plan), reply);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -246,14 +242,14 @@ impl Filesystem for Edge {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let target = target.as_os_str().as_bytes();
-        let new = NewEntry {
+        let plan = Plan {
             kind: FileKind::Symlink,
-            perm: 0o777,
+            mode: 0o777,
+            umask: 0,
             rdev: 0,
-            target,
+            target: target.as_os_str().as_bytes(),
         };
-        self.make_entry(req, parent, link_name, &new, reply);
+        reply_entry(self.make(req, parent, link_name, plan), reply);
     }
 
     fn rename(
@@ -266,13 +262,8 @@ impl Filesystem for Edge {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let Some(rule) = rename_rule(flags) else {
-            reply.error(Errno::EINVAL);
-            return;
-        };
-        let from = (Ino(parent.0), name.as_bytes());
-        let to = (Ino(newparent.0), newname.as_bytes());
-        reply_empty(self.fs.rename(from, to, rule), reply);
+        let renamed = self.rename_entry((parent, name), (newparent, newname), flags);
+        reply_empty(renamed, reply);
     }
 
     fn link(
@@ -309,23 +300,7 @@ impl Filesystem for Edge {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        REPLY.with_borrow_mut(|buffer| {
-            let len = size.min(PAYLOAD_MAX) as usize;
-            if buffer.len() < len {
-                buffer.resize(len, 0);
-            }
-            let read = buffer
-                .get_mut(..len)
-                .ok_or(FsError::Invalid)
-                .and_then(|out| {
-                    let got = self.fs.read(Ino(ino.0), offset, out)?;
-                    out.get(..got).ok_or(FsError::Invalid)
-                });
-            match read {
-                Ok(data) => reply.data(data),
-                Err(e) => reply.error(errno(&e)),
-            }
-        });
+        self.read_and_reply(ino, offset, size, reply);
     }
 
     fn write(
@@ -340,17 +315,8 @@ impl Filesystem for Edge {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let mode = WriteMode {
-            kernel_keeps_times: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
-            kills_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-        };
-        match self.fs.write(Ino(ino.0), offset, data, mode) {
-            Ok(took_privileges) => {
-                if took_privileges {
-                    self.invalidate_attributes(ino);
-                }
-                reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX));
-            }
+        match self.write_all(ino, offset, data, write_flags) {
+            Ok(written) => reply.written(written),
             Err(e) => reply.error(errno(&e)),
         }
     }
@@ -397,17 +363,7 @@ impl Filesystem for Edge {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.fs.list(Ino(ino.0), offset, |entry| {
-            let name = OsStr::from_bytes(entry.name);
-            let is_full = reply.add(
-                ino_no(entry.attr),
-                entry.cookie,
-                kind(entry.attr.kind),
-                name,
-            );
-            !is_full
-        });
-        match listed {
+        match self.list(ino, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(&e)),
         }
@@ -421,16 +377,7 @@ impl Filesystem for Edge {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self.fs.list(Ino(ino.0), offset, |entry| {
-            let (name, attr) = (OsStr::from_bytes(entry.name), file_attr(entry.attr));
-            let is_full = reply.add(attr.ino, entry.cookie, name, &TTL, &attr, GENERATION);
-            // The kernel counts a lookup for each entry but the dots.
-            if !is_full && !matches!(entry.name, b"." | b"..") {
-                self.fs.count_lookup(entry.attr.ino);
-            }
-            !is_full
-        });
-        match listed {
+        match self.list_with_attributes(ino, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(&e)),
         }
@@ -457,28 +404,28 @@ impl Filesystem for Edge {
 
     fn setxattr(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        // Not yet: the kernel then answers EOPNOTSUPP itself, without asking again.
-        reply.error(Errno::ENOSYS);
+        reply_empty(self.set_attribute(req, ino, name, value, flags), reply);
     }
 
-    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _n: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.fs.get_xattr(Ino(ino.0), name.as_bytes());
+        reply_sized(value, size, reply);
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_sized(self.names_of_attributes(req, ino), size, reply);
     }
 
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(self.remove_attribute(req, ino, name), reply);
     }
 
     fn create(
@@ -487,17 +434,18 @@ impl Filesystem for Edge {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let new = NewEntry {
+        let plan = Plan {
             kind: FileKind::Regular,
-            perm: perm(mode),
+            mode,
+            umask,
             rdev: 0,
             target: &[],
         };
-        match self.make(req, parent, name, &new) {
+        match self.make(req, parent, name, plan) {
             Ok(attr) => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE;
                 reply.created(&TTL, &attr, GENERATION, FileHandle(0), flags);
@@ -522,7 +470,7 @@ impl Filesystem for Edge {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -530,31 +478,39 @@ impl Filesystem for Edge {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let grow = match mode {
-            m if m == PUNCH_HOLE | KEEP_SIZE || m == ZERO_RANGE | KEEP_SIZE => false,
-            ZERO_RANGE => true,
-            // Space cannot be reserved yet. The C library then writes zeros.
-            _ => {
-                reply.error(Errno::EOPNOTSUPP);
-                return;
-            }
-        };
-        let range = offset..offset.saturating_add(length);
-        reply_empty(self.fs.punch(Ino(ino.0), range, grow), reply);
+        let done = self.reserve_or_clear(req, ino, offset, length, mode);
+        reply_empty(done, reply);
     }
 
     fn lseek(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
+        offset: i64,
+        whence: i32,
         reply: ReplyLseek,
     ) {
-        // The kernel asks without having written its cache back, so the truth here would hide data
-        // that is still there (seen on 6.18). Now it answers itself: all of a file is data.
-        reply.error(Errno::ENOSYS);
+        self.seeker.answer(ino, offset, whence, reply);
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        match self.copy(req, (ino_in, offset_in), (ino_out, offset_out), len) {
+            Ok(copied) => reply.written(copied),
+            Err(e) => reply.error(errno(&e)),
+        }
     }
 }
 
@@ -583,6 +539,7 @@ fn reply_empty(done: Result<(), FsError>, reply: ReplyEmpty) {
 /// that tampering can be told from a broken disk.
 fn errno(e: &FsError) -> Errno {
     match e {
+        FsError::AccessDenied => Errno::EACCES,
         FsError::Exists => Errno::EEXIST,
         FsError::Failed(_) | FsError::Store(_) => Errno::EIO,
         FsError::Full => Errno::ENOSPC,
@@ -590,10 +547,15 @@ fn errno(e: &FsError) -> Errno {
         FsError::IsDirectory => Errno::EISDIR,
         FsError::LinkLimit => Errno::EMLINK,
         FsError::NameTooLong => Errno::ENAMETOOLONG,
+        FsError::NoAttribute => Errno::ENODATA,
+        FsError::NoData => Errno::ENXIO,
         FsError::NoEntry => Errno::ENOENT,
         FsError::NotDirectory => Errno::ENOTDIR,
         FsError::NotEmpty => Errno::ENOTEMPTY,
+        FsError::OutOfRange => Errno::ERANGE,
+        FsError::TooLong => Errno::E2BIG,
         FsError::NotPermitted => Errno::EPERM,
+        FsError::NotSupported => Errno::EOPNOTSUPP,
         FsError::ReadOnly => Errno::EROFS,
         FsError::Tampered => Errno::EBADMSG,
         FsError::TooLarge => Errno::EFBIG,
@@ -604,123 +566,5 @@ fn caller(req: &Request) -> Caller {
     Caller {
         uid: req.uid(),
         gid: req.gid(),
-    }
-}
-
-fn perm(mode: u32) -> u16 {
-    u16::try_from(mode & 0o7777).unwrap_or(0)
-}
-
-fn kind(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::BlockDevice => FileType::BlockDevice,
-        FileKind::CharDevice => FileType::CharDevice,
-        FileKind::Directory => FileType::Directory,
-        FileKind::Fifo => FileType::NamedPipe,
-        FileKind::Regular => FileType::RegularFile,
-        FileKind::Socket => FileType::Socket,
-        FileKind::Symlink => FileType::Symlink,
-    }
-}
-
-/// What mknod(2) may make, by the file type in its mode.
-fn kind_of_mode(mode: u32) -> Option<FileKind> {
-    match mode & 0o170_000 {
-        0 | 0o100_000 => Some(FileKind::Regular),
-        0o010_000 => Some(FileKind::Fifo),
-        0o020_000 => Some(FileKind::CharDevice),
-        0o060_000 => Some(FileKind::BlockDevice),
-        0o140_000 => Some(FileKind::Socket),
-        _ => None,
-    }
-}
-
-fn rename_rule(flags: RenameFlags) -> Option<RenameRule> {
-    match flags {
-        f if f.is_empty() => Some(RenameRule::Replace),
-        RenameFlags::RENAME_EXCHANGE => Some(RenameRule::Exchange),
-        RenameFlags::RENAME_NOREPLACE => Some(RenameRule::NoReplace),
-        RenameFlags::RENAME_WHITEOUT => Some(RenameRule::Whiteout),
-        _ => None,
-    }
-}
-
-fn ino_no(attr: Attr) -> INodeNo {
-    INodeNo(attr.ino.0)
-}
-
-fn file_attr(attr: Attr) -> FileAttr {
-    FileAttr {
-        ino: ino_no(attr),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: system_time(attr.ctime),
-        kind: kind(attr.kind),
-        perm: attr.perm,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
-/// The attributes of nothing.
-fn negative() -> FileAttr {
-    let never = Timestamp { secs: 0, nanos: 0 };
-    file_attr(Attr {
-        ino: Ino(0),
-        kind: FileKind::Regular,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        size: 0,
-        blocks: 0,
-        atime: never,
-        mtime: never,
-        ctime: never,
-    })
-}
-
-#[expect(
-    clippy::disallowed_types,
-    reason = "fuser's interface speaks of file times so"
-)]
-fn system_time(time: Timestamp) -> SystemTime {
-    let whole = Duration::from_secs(time.secs.unsigned_abs());
-    let epoch = SystemTime::UNIX_EPOCH;
-    let second = if time.secs < 0 {
-        epoch.checked_sub(whole)
-    } else {
-        epoch.checked_add(whole)
-    };
-    let nanos = Duration::from_nanos(time.nanos.into());
-    second
-        .and_then(|second| second.checked_add(nanos))
-        .unwrap_or(epoch)
-}
-
-/// fuser 0.18 takes the nanoseconds of a moment before 1970 off where they are to be added; this
-/// puts them back.
-#[expect(
-    clippy::disallowed_types,
-    reason = "fuser's interface speaks of file times so"
-)]
-fn timestamp(time: SystemTime) -> Timestamp {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => Timestamp {
-            secs: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-            nanos: after.subsec_nanos(),
-        },
-        Err(e) => Timestamp {
-            secs: i64::try_from(e.duration().as_secs()).map_or(i64::MIN, |secs| -secs),
-            nanos: e.duration().subsec_nanos(),
-        },
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! edge        fuse mount cli       requests of the kernel, the command line
-//! filesystem  fs                   POSIX semantics
+//! beside      rekey                changing keys
+//! filesystem  fs acl xattr         POSIX semantics
 //! map         tables schema tree   what a volume holds; as keys and values; as sealed nodes
 //! log         journal log          group commit, checkpoint; the chain, recovery
 //! segments    segment              write-once addresses
@@ -20,19 +21,30 @@
 //! (a segment's random uid and an offset) names one ciphertext for ever, so an authenticated
 //! pointer to an address is a version check too.
 //!
-//! The format is docs/format.md, "The encrypted volume".
+//! The format is docs/format.md, "The encrypted volume", and docs/format-map.md.
 
+mod acl;
+pub mod anchor;
 #[doc(hidden)]
 pub mod cli;
+pub mod control;
 mod crypto;
 mod error;
 mod exit;
 mod format;
 mod fs;
+mod fsck;
 mod fuse;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod inspect;
 mod journal;
 mod log;
+mod map;
 pub mod mount;
+mod offline;
+pub mod rekey;
 mod schema;
 mod segment;
 mod space;
@@ -40,11 +52,16 @@ mod store;
 mod superblock;
 mod sys;
 mod tables;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
-mod tree;
+mod transfer;
 mod volume;
+mod xattr;
 
+pub use crypto::{OwnerKey, OwnerKeyError};
 pub use error::{CloseError, OpenError};
 pub use mount::Mounted;
-pub use volume::{Gauge, Stats, Volume, claimed_volume_id, init, random_volume_id};
+pub use superblock::{NewKek, Unlock, UnlockWith};
+pub use volume::{
+    Gauge, Opening, Stats, Volume, claimed_volume_id, init, init_with_owner, random_volume_id,
+};

@@ -1,27 +1,49 @@
 //! Core: the log, a hash-chained sequence of sealed commits.
 //!
+//! **Design.** Appending takes the log's lock, which its owner holds, and is a seal and a write.
+//! Making durable is apart ([`LogFlush`]) and needs no lock of the log. A segment that cannot be
+//! written any more is left behind ([`Log::reopen`]).
+//!
 //! **Invariants.** A commit is acknowledged only when it and every commit before it are flushed.
 //! A log segment begins with OPEN; one that is followed by another of the same mount ends with
-//! ROLL, and both are flushed before anything in the successor is acknowledged. Nothing is ever
-//! appended to a log segment of an earlier mount.
+//! ROLL, unless it failed, and both are flushed before anything in the successor is acknowledged.
+//! Nothing is ever appended to a log segment of an earlier mount.
 
 use std::sync::Arc;
 
-use crate::crypto::{Head, Link, SealError, VolumeKeys, next_head};
+use zeroize::Zeroizing;
+
+use crate::crypto::{Head, Link, ONCE_OVERHEAD, SealError, SegmentSealer, VolumeKeys, next_head};
 use crate::format::{
-    CommitHeader, FrameHead, Op, Open, PendingOps, Place, SEGMENT_BEGIN, SEGMENT_LEN_MAX,
-    SegmentId, SegmentKind, SegmentRef,
+    CommitHeader, FrameHead, Op, Open, PendingOps, Place, SEGMENT_BEGIN, SegmentId, SegmentKind,
+    SegmentRef,
 };
+use crate::segment::MakeError;
 use crate::store::{Appendable, ObjectName, StoreError};
 
+mod flush;
 mod frames;
+mod gate;
+mod inline;
+mod next;
 mod recover;
+mod reopen;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use recover::{RecoverError, recover};
+pub(crate) use flush::LogFlush;
+pub(crate) use inline::{INLINE_MAX, Planned};
+pub(crate) use next::NextSegment;
+pub(crate) use recover::{RecoverError, Recovered, read_chain};
 
-/// Bytes of a log segment after which the log goes on in another. What is pending then still fits.
-/// A test build has short segments, here and elsewhere, so that every test meets their ends.
-const ROLL_AT: u64 = if cfg!(test) { 8 << 10 } else { 64 << 20 };
+use flush::Kept;
+use next::{FIRST_LEN, LOG_LEN_MAX, len_after};
+
+/// Bytes at the end of a segment that only ROLL may use.
+const ROLL_ROOM: u64 = 4096;
+/// Bytes before the end of the longest segment at which the log should go on in another: what is
+/// pending then still fits.
+const ROLL_EARLY: u64 = 8 << 20;
 
 /// Where the chain stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,25 +59,40 @@ pub(crate) struct Position {
 /// The end of the log, where commits are appended.
 #[derive(Debug)]
 pub(crate) struct Log {
-    store: Arc<dyn Appendable>,
     keys: Arc<VolumeKeys>,
     alignment: u16,
     mount: [u8; 16],
     epoch: u64,
     position: Position,
-    durable_seq: u64,
-    /// Frames that are written but not known to be durable, as sealed.
-    unflushed: Vec<(u64, Vec<u8>)>,
+    /// The current segment: its short name, how long it was made, and the key of its chunks.
+    id: SegmentId,
+    len: u64,
+    sealer: SegmentSealer,
+    flush: Arc<LogFlush>,
     /// Log segments that this mount has written or replayed, oldest first.
     path: Vec<SegmentRef>,
+    /// Nothing can be appended any more: opening anew has failed too.
+    is_over: bool,
 }
 
 /// Why the log cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
+    /// It failed before.
+    #[error("the log has failed")]
+    Failed,
+    /// A commit that was sealed is not what is in memory any more; a bug.
+    #[error("a commit in memory does not open")]
+    Lost,
+    /// A plan was made for another place; a bug.
+    #[error("contents were planned for another commit")]
+    Moved,
     /// Sealing failed.
     #[error("a commit cannot be sealed")]
     Seal(#[from] SealError),
+    /// The object of a segment cannot be made.
+    #[error("a segment of the log cannot be made")]
+    Make(#[from] MakeError),
     /// The store refused, twice.
     #[error("a commit cannot be written to the store")]
     Store(#[from] StoreError),
@@ -65,12 +102,23 @@ pub(crate) enum LogError {
 }
 
 /// What a new log segment continues.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Continuation {
     pub(crate) position: Position,
     /// Epoch of the log segment before.
     pub(crate) epoch: u64,
     pub(crate) path: Vec<SegmentRef>,
+}
+
+/// Where a commit was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// Its number: what to wait for.
+    pub(crate) seq: u64,
+    /// Where its frame begins.
+    pub(crate) place: Place,
+    /// Bytes of the frame.
+    pub(crate) len: u32,
 }
 
 impl Log {
@@ -83,21 +131,22 @@ impl Log {
         id: SegmentId,
         from: Continuation,
     ) -> Result<(Self, Op), LogError> {
-        let mount = keys.entropy().draw()?;
+        let segment = keys.new_segment(&from.position.head)?;
+        let next = NextSegment::make(&*store, &keys, (id, segment), FIRST_LEN)?;
         let mut log = Self {
-            store,
-            keys,
+            mount: keys.entropy().draw()?,
             alignment,
-            mount,
             epoch: from.epoch,
             position: from.position,
-            durable_seq: from.position.seq,
-            unflushed: Vec::new(),
+            id,
+            len: next.len,
+            sealer: keys.segment(SegmentKind::Log, segment),
+            flush: Arc::new(LogFlush::new(store, from.position)),
             path: from.path,
+            is_over: false,
+            keys,
         };
-        let segment = log.keys.new_segment(&log.position.head)?;
-        log.create(segment)?;
-        let open = log.begin(segment, id)?;
+        let open = log.begin(next)?;
         log.flush()?;
         Ok((log, open))
     }
@@ -112,19 +161,22 @@ impl Log {
     ) -> Result<(Self, Op), LogError> {
         let segment = keys.new_segment(&head)?;
         let next = Place { segment, offset: 0 };
+        let position = Position { seq: 0, head, next };
+        let made = NextSegment::make(&*store, &keys, (id, segment), FIRST_LEN)?;
         let mut log = Self {
-            store,
             mount: keys.entropy().draw()?,
-            keys,
             alignment,
             epoch: 0,
-            position: Position { seq: 0, head, next },
-            durable_seq: 0,
-            unflushed: Vec::new(),
+            position,
+            id,
+            len: made.len,
+            sealer: keys.segment(SegmentKind::Log, segment),
+            flush: Arc::new(LogFlush::new(store, position)),
             path: Vec::new(),
+            is_over: false,
+            keys,
         };
-        log.create(segment)?;
-        let open = log.begin(segment, id)?;
+        let open = log.begin(made)?;
         log.flush()?;
         Ok((log, open))
     }
@@ -134,9 +186,14 @@ impl Log {
         self.position
     }
 
+    /// What makes commits durable.
+    pub(crate) fn flusher(&self) -> &Arc<LogFlush> {
+        &self.flush
+    }
+
     /// The newest commit that is flushed.
     pub(crate) fn durable_seq(&self) -> u64 {
-        self.durable_seq
+        self.flush.durable().seq
     }
 
     /// The current segment and its epoch.
@@ -156,35 +213,127 @@ impl Log {
 
     /// Whether the next commit should go into another segment.
     pub(crate) fn is_long(&self) -> bool {
-        self.position.next.offset >= ROLL_AT
+        self.position.next.offset >= self.len.min(LOG_LEN_MAX - ROLL_EARLY)
     }
 
-    /// Seals a commit and writes it, without flushing it. Gives where its frame begins.
-    pub(crate) fn append(&mut self, ops: &PendingOps) -> Result<Place, LogError> {
+    /// Whether the next segment should be made, so that it is there when the log goes on in it.
+    pub(crate) fn wants_next(&self) -> bool {
+        self.position.next.offset >= self.len / 2
+    }
+
+    /// Bytes that the next segment should be made with.
+    pub(crate) fn next_len(&self) -> u64 {
+        len_after(self.len)
+    }
+
+    /// Draws a segment for the log. It is announced, durably, before its object is made.
+    pub(crate) fn draw_segment(&self) -> Result<SegmentRef, SealError> {
+        self.keys.new_segment(&self.position.head)
+    }
+
+    /// Whether what was appended last does not become durable: the log is to be opened anew.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.flush.has_failed()
+    }
+
+    /// Seals a commit, with what was planned for it, and writes it without flushing it. That the
+    /// store refuses shows when somebody waits for it to be durable.
+    pub(crate) fn append(
+        &mut self,
+        ops: &PendingOps,
+        inline: Option<Planned>,
+    ) -> Result<Appended, LogError> {
+        if self.is_over {
+            return Err(LogError::Failed);
+        }
+        if self.flush.is_behind() {
+            // So that what is kept is bounded. An error shows to who waits, in a moment.
+            let _ = self.flush();
+        }
+        let (appended, kept) = self.seal(ops, inline, false)?;
+        self.flush.write(kept);
+        Ok(appended)
+    }
+
+    /// Makes durable all that was appended.
+    pub(crate) fn flush(&self) -> Result<(), LogError> {
+        self.flush.wait_durable(self.position.seq)
+    }
+
+    /// Goes on in a new segment. Gives its OPEN, for the map.
+    pub(crate) fn roll(&mut self, next: NextSegment) -> Result<Op, LogError> {
+        let roll = PendingOps::of(&Op::Roll(next.segment));
+        let (_, kept) = self.seal(&roll, None, true)?;
+        self.flush.write(kept);
+        self.flush()?;
+        let open = self.begin(next)?;
+        self.flush()?;
+        Ok(open)
+    }
+
+    /// Makes `next` the current segment, which continues where the chain stands.
+    fn begin(&mut self, next: NextSegment) -> Result<Op, LogError> {
+        let (open, kept) = self.seal_open(next)?;
+        self.flush.write(kept);
+        Ok(open)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a segment is begun once")]
+    fn seal_open(&mut self, next: NextSegment) -> Result<(Op, Kept), LogError> {
+        let NextSegment { id, segment, len } = next;
+        self.epoch += 1;
+        let open = Op::Open(Open {
+            log_epoch: self.epoch,
+            mount: self.mount,
+            id,
+            segment,
+            cut: self.position.next,
+            cut_head: self.position.head.0,
+        });
+        self.position.next = Place {
+            segment,
+            offset: SEGMENT_BEGIN,
+        };
+        self.id = id;
+        self.len = len;
+        self.sealer = self.keys.segment(SegmentKind::Log, segment);
+        self.path.push(segment);
+        self.flush.go_on_in(segment);
+        match self.seal(&PendingOps::of(&open), None, true) {
+            Ok((_, kept)) => Ok((open, kept)),
+            Err(e) => {
+                // The segment has no OPEN, so nothing may follow in it.
+                self.is_over = true;
+                self.flush.give_up();
+                Err(e)
+            }
+        }
+    }
+
+    /// Seals a commit at the end of the chain.
+    fn seal(
+        &mut self,
+        ops: &PendingOps,
+        inline: Option<Planned>,
+        is_structure: bool,
+    ) -> Result<(Appended, Kept), LogError> {
         let Position { seq, head, next } = self.position;
         let seq = seq + 1;
         let header = CommitHeader {
             seq,
             log_epoch: self.epoch,
             prev_head: head.0,
-            durable_seq: self.durable_seq,
+            durable_seq: self.flush.durable().seq,
         };
-        let plaintext = ops
-            .encode(&header, self.alignment)
-            .ok_or(LogError::TooLarge)?;
-        let sealed_len = u32::try_from(plaintext.len() + crate::crypto::ONCE_OVERHEAD);
-        let frame_head = sealed_len
-            .ok()
-            .and_then(|len| FrameHead::new(len, 0, self.alignment));
-        let frame_head = frame_head.ok_or(LogError::TooLarge)?;
-        let end = next.offset + u64::from(frame_head.frame_len);
-        if end > SEGMENT_LEN_MAX {
+        let plaintext = ops.encode(&header, self.alignment).map(Zeroizing::new);
+        let plaintext = plaintext.ok_or(LogError::TooLarge)?;
+        let frame_head = self.frame_head(plaintext.len(), inline.as_ref())?;
+        if !is_structure && !self.has_room(frame_head.frame_len) {
             return Err(LogError::TooLarge);
         }
         let clear = frame_head.bytes();
-        let sealed = self
-            .keys
-            .seal_commit((next.segment, next.offset), &clear, &plaintext)?;
+        let at = (next.segment, next.offset);
+        let sealed = self.keys.seal_commit(at, &clear, &plaintext)?;
         let link = Link {
             seq,
             log_epoch: self.epoch,
@@ -193,84 +342,58 @@ impl Log {
             sealed: &sealed,
         };
         let head = next_head(&head, &link);
-        let mut frame = clear.to_vec();
+        let mut frame = Vec::with_capacity(frame_head.frame_len as usize);
+        frame.extend(clear);
         frame.extend(&sealed);
+        let records = match inline {
+            Some(planned) => planned.seal(&self.sealer, &mut frame)?,
+            None => Vec::new(),
+        };
         frame.resize(frame_head.frame_len as usize, 0);
-
+        let offset = next.offset + u64::from(frame_head.frame_len);
         self.position = Position {
             seq,
             head,
-            next: Place {
-                offset: end,
-                ..next
-            },
+            next: Place { offset, ..next },
         };
-        // A failure shows at the flush, which writes the same bytes once more.
-        if let Err(e) = self.store.write_at(self.name(), next.offset, &frame) {
-            tracing::warn!(error = %e, "a commit was not written; its flush tries once more");
-            self.unflushed.push((next.offset, frame));
-            return self.mend().map(|()| next);
-        }
-        self.unflushed.push((next.offset, frame));
-        Ok(next)
-    }
-
-    /// Makes durable all that was appended.
-    pub(crate) fn flush(&mut self) -> Result<(), LogError> {
-        if let Err(e) = self.store.sync(self.name()) {
-            tracing::warn!(error = %e, "a flush of the log failed; writing the same bytes again");
-            self.mend()?;
-            self.store.sync(self.name())?;
-        }
-        self.unflushed.clear();
-        self.durable_seq = self.position.seq;
-        Ok(())
-    }
-
-    /// Goes on in a new segment, numbered `id`. Gives its OPEN, for the map.
-    pub(crate) fn roll(&mut self, id: SegmentId) -> Result<Op, LogError> {
-        let segment = self.keys.new_segment(&self.position.head)?;
-        self.create(segment)?;
-        self.append(&PendingOps::of(&Op::Roll(segment)))?;
-        self.flush()?;
-        let open = self.begin(segment, id)?;
-        self.flush()?;
-        Ok(open)
-    }
-
-    fn create(&self, segment: SegmentRef) -> Result<(), StoreError> {
-        let name = ObjectName::Segment(SegmentKind::Log, segment.uid);
-        self.store.create(name, ROLL_AT)
-    }
-
-    fn begin(&mut self, segment: SegmentRef, id: SegmentId) -> Result<Op, LogError> {
-        self.epoch += 1;
-        let cut = self.position.next;
-        let open = Op::Open(Open {
-            log_epoch: self.epoch,
-            mount: self.mount,
-            id,
-            segment,
-            cut,
-            cut_head: self.position.head.0,
-        });
-        self.position.next = Place {
-            segment,
-            offset: SEGMENT_BEGIN,
+        let kept = Kept {
+            place: next,
+            frame: Arc::new(frame),
+            after: self.position,
+            records,
+            is_structure,
         };
-        self.path.push(segment);
-        self.append(&PendingOps::of(&open))?;
-        Ok(open)
+        let appended = Appended {
+            seq,
+            place: next,
+            len: frame_head.frame_len,
+        };
+        Ok((appended, kept))
     }
 
-    fn mend(&self) -> Result<(), LogError> {
-        for (offset, frame) in &self.unflushed {
-            self.store.write_at(self.name(), *offset, frame)?;
+    fn frame_head(
+        &self,
+        plaintext_len: usize,
+        inline: Option<&Planned>,
+    ) -> Result<FrameHead, LogError> {
+        let sealed_len = u32::try_from(plaintext_len + ONCE_OVERHEAD).ok();
+        let sealed_len = sealed_len.ok_or(LogError::TooLarge)?;
+        match inline {
+            None => FrameHead::new(sealed_len, 0, self.alignment).ok_or(LogError::TooLarge),
+            Some(planned) => {
+                let fits =
+                    planned.at == self.position.next && planned.head.sealed_len == sealed_len;
+                fits.then_some(planned.head).ok_or(LogError::Moved)
+            }
         }
-        Ok(())
     }
 
-    fn name(&self) -> ObjectName {
-        ObjectName::Segment(SegmentKind::Log, self.position.next.segment.uid)
+    /// Whether a frame of this length fits the segment, ROLL behind it included.
+    fn has_room(&self, frame_len: u32) -> bool {
+        self.position.next.offset + u64::from(frame_len) <= LOG_LEN_MAX - ROLL_ROOM
     }
+}
+
+fn log_name(segment: SegmentRef) -> ObjectName {
+    ObjectName::Segment(SegmentKind::Log, segment.uid)
 }

@@ -19,7 +19,8 @@ use runtime::sync::{Condvar, Mutex};
 
 use crate::error::CloseError;
 use crate::exit::Exit;
-use crate::fuse::Edge;
+use crate::fs::Policy;
+use crate::fuse::{Edge, MountPlace, Seeker};
 use crate::sys::{self, MountRestriction};
 use crate::volume::{Gauge, Stats, Volume};
 
@@ -51,6 +52,8 @@ pub struct MountOptions {
     pub no_exec: bool,
     /// Whether access times are not kept.
     pub no_atime: bool,
+    /// Bytes that the volume may hold, metadata included; `None` for what its store has room for.
+    pub size_limit: Option<u64>,
 }
 
 /// A mount option that is not known, or that would take protection away.
@@ -125,14 +128,33 @@ pub fn attach(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
         data.push_str(",allow_other");
     }
     let data = CString::new(data).map_err(|e| MountError::Mount(e.into()))?;
-    let restriction = MountRestriction {
-        read_only: options.read_only,
-        no_exec: options.no_exec,
-        no_atime: options.no_atime,
-    };
     let source = options.source.as_deref().unwrap_or("fuse-encfs");
-    sys::mount_fuse(source, &mountpoint, restriction, &data).map_err(MountError::Mount)?;
+    sys::mount_fuse(source, &mountpoint, options.restriction(), &data)
+        .map_err(MountError::Mount)?;
     Ok(device.into())
+}
+
+/// Changes what the mount on `mountpoint` refuses; all else stays as it is.
+pub fn change(mountpoint: &Path, options: &MountOptions) -> Result<(), MountError> {
+    sys::remount(mountpoint, options.restriction()).map_err(MountError::Mount)
+}
+
+impl MountOptions {
+    /// What of it the volume goes by.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            noatime: self.no_atime || self.read_only,
+            size_max: self.size_limit,
+        }
+    }
+
+    fn restriction(&self) -> MountRestriction {
+        MountRestriction {
+            read_only: self.read_only,
+            no_exec: self.no_exec,
+            no_atime: self.no_atime,
+        }
+    }
 }
 
 impl Mounted {
@@ -149,7 +171,14 @@ impl Mounted {
         // A descriptor of its own for each thread; not for who may not open the device.
         config.clone_fd = open_device().is_ok();
         let notifier = Arc::new(OnceLock::new());
-        let edge = Edge::new(Arc::clone(volume.fs()), Arc::clone(&notifier));
+        let mountpoint = mountpoint.to_path_buf();
+        let connection = tune(&mountpoint);
+        let place = MountPlace {
+            path: mountpoint.clone(),
+            device: connection,
+        };
+        let seeker = Seeker::new(Arc::clone(volume.fs()), place);
+        let edge = Edge::new(Arc::clone(volume.fs()), Arc::clone(&notifier), seeker);
         // The kernel keeps out whom the mount's options keep out; the library need not.
         let session = Session::from_fd(edge, fd, SessionACL::All, config);
         let session = session.map_err(MountError::Handshake)?;
@@ -168,8 +197,6 @@ impl Mounted {
             .name("encfs-session".into())
             .spawn(serve);
         thread.map_err(MountError::Handshake)?;
-        let mountpoint = mountpoint.to_path_buf();
-        let connection = tune(&mountpoint);
         Ok(Self {
             volume,
             mountpoint,
@@ -308,22 +335,42 @@ impl FromStr for MountOptions {
         for option in list.split(',').filter(|option| !option.is_empty()) {
             match option {
                 "allow_other" => options.allow_other = true,
-                // Always so.
-                "default_permissions" | "nodev" | "nosuid" => {}
+                // Always so; the owner is how the kernel shows it, and how mount(8) gives it back.
+                "default_permissions" | "nodev" | "nosuid" | "relatime" => {}
+                owner if owner.starts_with("user_id=") || owner.starts_with("group_id=") => {}
                 "rw" => options.read_only = false,
                 "ro" => options.read_only = true,
                 "exec" => options.no_exec = false,
                 "noexec" => options.no_exec = true,
                 "atime" => options.no_atime = false,
                 "noatime" => options.no_atime = true,
-                _ => match option.strip_prefix("fsname=") {
-                    Some(source) => options.source = Some(source.to_owned()),
-                    None => return Err(UnknownOption(option.to_owned())),
-                },
+                _ => {
+                    let (name, value) = option.split_once('=').unwrap_or((option, ""));
+                    let unknown = || UnknownOption(option.to_owned());
+                    match name {
+                        "fsname" => options.source = Some(value.to_owned()),
+                        "size_limit" => {
+                            options.size_limit = Some(parse_size(value).ok_or_else(unknown)?);
+                        }
+                        _ => return Err(unknown()),
+                    }
+                }
             }
         }
         Ok(options)
     }
+}
+
+/// Parses a number of bytes, with K, M, G or T behind it for powers of 1024.
+pub(crate) fn parse_size(size: &str) -> Option<u64> {
+    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let unit = units
+        .into_iter()
+        .find_map(|(unit, bits)| Some((size.strip_suffix(unit)?, bits)));
+    let (digits, bits) = unit.unwrap_or((size, 0));
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| is_number)?;
+    number.checked_mul(1 << bits).filter(|bytes| *bytes > 0)
 }
 
 /// The mount point's own path, once a dead mount on it is out of the way.
@@ -397,6 +444,38 @@ fn connection_number(mountinfo: &str, mountpoint: &Path) -> Option<u32> {
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn check_size(size: &str, want: Option<u64>) {
+        assert_eq!(parse_size(size), want, "{size}");
+        let options = format!("size_limit={size}").parse();
+        let limit = options.map(|options: MountOptions| options.size_limit);
+        assert_eq!(limit.ok().flatten(), want, "{size}");
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_a_unit() {
+        check_size("1", Some(1));
+        check_size("4096", Some(4096));
+        check_size("3K", Some(3 << 10));
+        check_size("10G", Some(10 << 30));
+        check_size("16777215T", Some(16_777_215 << 40));
+        for bad in [
+            "",
+            "K",
+            "0",
+            "0G",
+            "-1",
+            "+1",
+            "1.5G",
+            "10g",
+            "10GB",
+            " 1",
+            "16777216T",
+        ] {
+            check_size(bad, None);
+        }
+    }
+
     #[test]
     fn options_are_those_that_take_no_protection_away() {
         let list = "allow_other,default_permissions,,ro,noexec,fsname=x";
@@ -408,7 +487,15 @@ mod tests {
             ..MountOptions::default()
         };
         assert_eq!(list.parse(), Ok(want));
-        for bad in ["suid", "dev", "allow_root", "FSNAME=x", "ro "] {
+        for bad in [
+            "suid",
+            "dev",
+            "allow_root",
+            "FSNAME=x",
+            "ro ",
+            "size_limit",
+            "ro=1",
+        ] {
             assert_eq!(bad.parse::<MountOptions>(), Err(UnknownOption(bad.into())));
         }
     }

@@ -9,16 +9,19 @@ use std::sync::Arc;
 
 use runtime::sync::RwLock;
 
-use crate::crypto::{NotAuthentic, SegmentSealer, VolumeKeys};
-use crate::format::{Extent, NodePointer, SegmentId, TAG_LEN};
-use crate::store::{ObjectName, Store, StoreError};
+use crate::crypto::{NotAuthentic, SealError, SegmentSealer, VolumeKeys};
+use crate::format::{
+    Extent, NodePointer, SegmentBirth, SegmentHeader, SegmentId, SegmentKind, SegmentRef, TAG_LEN,
+};
+use crate::store::{Appendable, ObjectName, Store, StoreError};
+use crate::sys;
 use crate::tables::SegmentEntry;
 
 mod data;
 mod writer;
 
-pub(crate) use data::{DataWriter, Pin, WriteError};
-pub(crate) use writer::{SegmentWriter, Slot};
+pub(crate) use data::{CLEANER_LANE, DataWriter, Pin, Record, Reserved, WriteError, lane};
+pub(crate) use writer::{SegmentWriter, Slot, seal_chunks};
 
 /// Segments whose keys are kept prepared.
 const CACHED_MAX: usize = 4096;
@@ -40,6 +43,17 @@ pub(crate) enum ReadError {
     /// The store failed.
     #[error("a unit cannot be read from the store")]
     Store(#[source] StoreError),
+}
+
+/// Why the object of a segment was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MakeError {
+    /// Sealing its header failed.
+    #[error("the header of a segment cannot be sealed")]
+    Seal(#[from] SealError),
+    /// The store failed.
+    #[error("a segment cannot be made in the store")]
+    Store(#[from] StoreError),
 }
 
 /// Prepared segments by number.
@@ -75,13 +89,27 @@ impl Segment {
         let to = to
             .filter(|to| *to <= extent.live)
             .ok_or(ReadError::Tampered)?;
-        let (chunks, mut skip) = extent.chunks(from, to);
-        let stored: u64 = chunks.clone().map(|chunk| chunk.stored()).sum();
+        let (chunks, _) = extent.chunks(from, to);
         let Some(first) = chunks.clone().next() else {
             return Ok(());
         };
+        let stored: u64 = chunks.map(|chunk| chunk.stored()).sum();
         let sealed = fetch(store, self.name, first.offset, stored, scratch)?;
+        self.open(extent, from, sealed, out)
+    }
 
+    /// Opens bytes of `extent` from `from` on into `out`, out of the chunks that hold them.
+    pub(crate) fn open(
+        &self,
+        extent: &Extent,
+        from: u32,
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
+        let to = u32::try_from(out.len())
+            .ok()
+            .and_then(|len| from.checked_add(len));
+        let (chunks, mut skip) = extent.chunks(from, to.ok_or(ReadError::Tampered)?);
         let (mut sealed, mut out) = (sealed, out);
         let mut partial = [0; 1 << crate::format::CHUNK_SHIFT];
         for chunk in chunks {
@@ -157,6 +185,26 @@ impl SegmentCache {
     }
 }
 
+/// Makes the object of a segment, with a header that tells tools what it is.
+pub(crate) fn make_object(
+    store: &dyn Appendable,
+    keys: &VolumeKeys,
+    (kind, id, segment): (SegmentKind, SegmentId, SegmentRef),
+    expected_len: u64,
+) -> Result<(), MakeError> {
+    let name = ObjectName::Segment(kind, segment.uid);
+    let header = SegmentHeader {
+        volume: keys.volume(),
+        kind,
+        segment,
+        id,
+    };
+    let (created, _) = sys::time_of_day();
+    let header = keys.seal_header(&header, SegmentBirth { created })?;
+    store.create(name, expected_len)?;
+    Ok(store.write_at(name, 0, &header)?)
+}
+
 impl From<NotAuthentic> for ReadError {
     fn from(NotAuthentic: NotAuthentic) -> Self {
         Self::Tampered
@@ -170,10 +218,14 @@ impl From<StoreError> for ReadError {
         match e {
             StoreError::Absent | StoreError::NotAnObject => Self::Tampered,
             StoreError::Busy
+            | StoreError::Changed
             | StoreError::Exists
             | StoreError::Full
             | StoreError::Io(_)
-            | StoreError::LeaseLost => Self::Store(e),
+            | StoreError::LeaseLost
+            | StoreError::Malformed(_)
+            | StoreError::NotEmpty
+            | StoreError::TooSmall => Self::Store(e),
         }
     }
 }

@@ -1,68 +1,51 @@
-//! Core: the ordered map, in memory.
+//! Core: the map, with types.
 //!
-//! **Design.** The map has typed tables instead of keys and values, so that hot files keep their
-//! attributes and extents in one object; [`schema`](crate::schema) is the one place that turns
-//! them into keys and values, for the tree that a checkpoint writes. All of it is resident.
+//! **Design.** All that a volume holds, besides the bytes of its files, is in one ordered map of
+//! keys to values; [`schema`] codes them. Here the map is read and changed by what
+//! the keys mean. A clone costs nothing: who changes the volume changes a clone, and puts it in
+//! the old one's place when all went well.
 //!
-//! **Invariants.** The tables change through [`Tables::apply`] alone, which the first run and
-//! every replay of an operation share. The live bytes of a segment are the sum over the extents
-//! that point into it, by inode; `check`, of test builds, says so after each operation of each test.
+//! **Invariants.** The map changes through [`Tables::apply`] alone, which the first run and every
+//! replay of an operation share. The live bytes of a segment are the sum over the extents that
+//! point into it, by map; `check`, of test builds, says so after each operation of each test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::crypto::NameHasher;
 use crate::format::{
-    Counters, Extent, FileKind, Ino, InodeRecord, SegmentId, SegmentKind, SegmentRef, Timestamp,
+    Counters, FileKind, Ino, InodeRecord, Malformed, Mapped, SegmentId, SegmentKind, SegmentRef,
+    Timestamp,
 };
+use crate::map::{Map, Nodes};
+use crate::schema::{self, Key};
+use crate::segment::ReadError;
 
 mod apply;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod check;
-mod directory;
 mod extents;
 
 pub(crate) use apply::without_privileges;
-pub(crate) use directory::{Directory, Dirent};
 
 /// Cookies 1 and 2 stand for `.` and `..` in a listing.
 pub(crate) const FIRST_COOKIE: u64 = 3;
 
 /// All that a volume holds, besides the bytes of its files.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tables {
-    inodes: BTreeMap<Ino, Inode>,
-    segments: BTreeMap<SegmentId, SegmentEntry>,
-    /// Live bytes of a segment that one inode's extents point to.
-    segrefs: BTreeMap<(SegmentId, Ino), u64>,
-    /// Inodes without a name, to be reaped when nobody has them open.
-    orphans: BTreeSet<Ino>,
+    map: Map,
+    nodes: Arc<Nodes>,
     counters: Counters,
     hasher: Arc<NameHasher>,
-    /// Number of the operation that is being applied; not stored.
-    ticket: u64,
 }
 
-/// A file, directory or other inode.
-#[derive(Debug)]
-pub(crate) struct Inode {
-    pub(crate) record: InodeRecord,
-    pub(crate) content: Content,
-    /// Bytes that the extents cover; not stored.
-    pub(crate) live: u64,
-    /// The last operation that changed it; not stored.
-    pub(crate) changed: u64,
-}
-
-/// What an inode holds, by its kind.
-#[derive(Debug)]
-pub(crate) enum Content {
-    /// Entries.
-    Directory(Directory),
-    /// Neither entries nor extents.
-    Nothing,
-    /// Extents by the offset that they begin at; what none covers is a hole.
-    Regular(BTreeMap<u64, Extent>),
+/// A name and what it leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dirent {
+    pub(crate) ino: Ino,
+    pub(crate) kind: FileKind,
+    pub(crate) name: Vec<u8>,
 }
 
 /// A segment as the map knows it.
@@ -70,6 +53,17 @@ pub(crate) enum Content {
 pub(crate) struct SegmentEntry {
     pub(crate) kind: SegmentKind,
     pub(crate) segment: SegmentRef,
+    /// Bytes in it that extents point to.
+    pub(crate) live: u64,
+}
+
+/// An extended attribute as the map knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum XattrEntry {
+    /// The value itself.
+    Inline(Vec<u8>),
+    /// The map whose extents hold the value, and its length.
+    Extents { map: Ino, len: u32 },
 }
 
 /// An operation does not fit the state that it is applied to.
@@ -80,26 +74,53 @@ pub(crate) struct SegmentEntry {
 #[error("an operation does not fit the volume: {0}")]
 pub(crate) struct Inconsistent(pub(crate) &'static str);
 
+/// Why an operation was not applied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    /// It does not fit the state.
+    #[error(transparent)]
+    Inconsistent(#[from] Inconsistent),
+    /// A part of the map cannot be read.
+    #[error("a part of the map cannot be read")]
+    Read(#[from] ReadError),
+}
+
 impl Tables {
     /// Tables without anything in them.
-    pub(crate) fn empty(hasher: NameHasher) -> Self {
+    pub(crate) fn empty(nodes: Arc<Nodes>, hasher: NameHasher) -> Self {
+        let counters = Counters {
+            next_ino: Ino(2),
+            next_segment: SegmentId(1),
+            files: 0,
+            live: 0,
+            unwritten: 0,
+        };
+        Self::stored(Map::empty(), counters, nodes, hasher)
+    }
+
+    /// Tables over a map that a checkpoint wrote.
+    pub(crate) fn stored(
+        map: Map,
+        counters: Counters,
+        nodes: Arc<Nodes>,
+        hasher: NameHasher,
+    ) -> Self {
         Self {
-            inodes: BTreeMap::new(),
-            segments: BTreeMap::new(),
-            segrefs: BTreeMap::new(),
-            orphans: BTreeSet::new(),
-            counters: Counters {
-                next_ino: Ino(2),
-                next_segment: SegmentId(1),
-            },
+            map,
+            nodes,
+            counters,
             hasher: Arc::new(hasher),
-            ticket: 0,
         }
     }
 
     /// Tables of a new volume: a root directory.
-    pub(crate) fn with_root(hasher: NameHasher, owner: (u32, u32), now: Timestamp) -> Self {
-        let mut tables = Self::empty(hasher);
+    pub(crate) fn with_root(
+        nodes: Arc<Nodes>,
+        hasher: NameHasher,
+        owner: (u32, u32),
+        now: Timestamp,
+    ) -> Result<Self, ReadError> {
+        let mut tables = Self::empty(nodes, hasher);
         let record = InodeRecord {
             kind: FileKind::Directory,
             perm: 0o755,
@@ -113,53 +134,78 @@ impl Tables {
             ctime: now,
             parent: Ino::ROOT,
             next_cookie: FIRST_COOKIE,
-            target: Vec::new(),
+            allocated: 0,
+            xattrs: 0,
+            inline: Vec::new(),
         };
-        tables.inodes.insert(Ino::ROOT, Inode::new(record));
-        tables
+        tables.put_record(Ino::ROOT, &record)?;
+        tables.counters.files = 1;
+        Ok(tables)
     }
 
-    /// An inode.
-    pub(crate) fn inode(&self, ino: Ino) -> Option<&Inode> {
-        self.inodes.get(&ino)
-    }
-
-    /// All inodes, in ascending order.
-    pub(crate) fn inodes(&self) -> impl Iterator<Item = (Ino, &Inode)> {
-        self.inodes.iter().map(|(ino, inode)| (*ino, inode))
-    }
-
-    /// All segments, in ascending order.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = (SegmentId, SegmentEntry)> {
-        self.segments.iter().map(|(id, entry)| (*id, *entry))
+    /// An inode's record.
+    pub(crate) fn inode(&self, ino: Ino) -> Result<Option<InodeRecord>, ReadError> {
+        self.value(&schema::record_key(ino), schema::parse_record)
     }
 
     /// A segment.
-    pub(crate) fn segment(&self, id: SegmentId) -> Option<SegmentEntry> {
-        self.segments.get(&id).copied()
+    pub(crate) fn segment(&self, id: SegmentId) -> Result<Option<SegmentEntry>, ReadError> {
+        self.value(&schema::segment_key(id), schema::parse_segment)
     }
 
-    /// All references into segments, in ascending order.
-    pub(crate) fn segrefs(&self) -> impl Iterator<Item = ((SegmentId, Ino), u64)> {
-        self.segrefs.iter().map(|(key, live)| (*key, *live))
+    /// Shows all segments, in ascending order.
+    pub(crate) fn segments(
+        &self,
+        mut see: impl FnMut(SegmentId, SegmentEntry),
+    ) -> Result<(), ReadError> {
+        self.scan(&schema::segment_key(SegmentId(0)), |key, value| {
+            let Key::Segment(id) = key else {
+                return Ok(ControlFlow::Break(()));
+            };
+            see(id, schema::parse_segment(value)?);
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
-    /// Whether any extent points into a segment.
-    pub(crate) fn is_referenced(&self, id: SegmentId) -> bool {
-        self.segrefs
-            .range((id, Ino(0))..=(id, Ino(u64::MAX)))
-            .next()
-            .is_some()
+    /// Shows the maps that point into a segment, with how many bytes, from the map `from` on until
+    /// `see` breaks.
+    pub(crate) fn segrefs(
+        &self,
+        id: SegmentId,
+        from: Ino,
+        mut see: impl FnMut(Ino, u64) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.scan(&schema::segref_key(id, from), |key, value| {
+            let Key::SegRef(of, map) = key else {
+                return Ok(ControlFlow::Break(()));
+            };
+            if of != id {
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(see(map, schema::parse_number(value)?))
+        })
     }
 
-    /// Inodes without a name, in ascending order.
-    pub(crate) fn orphans(&self) -> impl Iterator<Item = Ino> {
-        self.orphans.iter().copied()
+    /// Inodes without a name, in ascending order, at most `limit` from `from` on.
+    pub(crate) fn orphans(&self, from: Ino, limit: usize) -> Result<Vec<Ino>, ReadError> {
+        let mut orphans = Vec::new();
+        self.scan(&schema::orphan_key(from), |key, _| {
+            let Key::Orphan(ino) = key else {
+                return Ok(ControlFlow::Break(()));
+            };
+            orphans.push(ino);
+            Ok(if orphans.len() < limit {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            })
+        })?;
+        Ok(orphans)
     }
 
     /// Whether an inode has lost its last name.
-    pub(crate) fn is_orphan(&self, ino: Ino) -> bool {
-        self.orphans.contains(&ino)
+    pub(crate) fn is_orphan(&self, ino: Ino) -> Result<bool, ReadError> {
+        self.map.contains(&self.nodes, &schema::orphan_key(ino))
     }
 
     /// The volume's counters.
@@ -167,67 +213,196 @@ impl Tables {
         self.counters
     }
 
-    /// Sets the counters of a tree that was just loaded.
-    pub(crate) fn set_counters(&mut self, counters: Counters) {
-        self.counters = counters;
+    /// The entry of a directory that has this name, with its cookie.
+    pub(crate) fn find(&self, dir: Ino, name: &[u8]) -> Result<Option<(u64, Dirent)>, ReadError> {
+        let mut found = None;
+        self.same_hash(dir, name, |_, cookie, entry| {
+            if entry.name == name {
+                found = Some((cookie, entry));
+            }
+            found.is_none()
+        })?;
+        Ok(found)
     }
 
-    /// Where a directory has the entry `name`.
-    pub(crate) fn find(&self, directory: &Directory, name: &[u8]) -> Option<u64> {
-        directory.find(self.hasher.hash(name), name)
+    /// Shows the entries of a directory behind a cookie, in the order of their making, until
+    /// `see` breaks.
+    pub(crate) fn entries_after(
+        &self,
+        dir: Ino,
+        cookie: u64,
+        mut see: impl FnMut(u64, Dirent) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let from = schema::entry_key(dir, cookie.saturating_add(1));
+        self.scan(&from, |key, value| {
+            let Key::Entry(of, cookie) = key else {
+                return Ok(ControlFlow::Break(()));
+            };
+            if of != dir {
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(see(cookie, schema::parse_entry(value)?))
+        })
     }
 
-    /// Puts back an inode of a tree that is being loaded.
-    pub(crate) fn load_inode(&mut self, ino: Ino, record: InodeRecord) {
-        self.inodes.insert(ino, Inode::new(record));
+    /// Whether a directory has no entry.
+    pub(crate) fn is_empty_directory(&self, dir: Ino) -> Result<bool, ReadError> {
+        let mut is_empty = true;
+        self.entries_after(dir, 0, |_, _| {
+            is_empty = false;
+            ControlFlow::Break(())
+        })?;
+        Ok(is_empty)
     }
 
-    /// Puts back a directory entry.
-    pub(crate) fn load_entry(&mut self, dir: Ino, cookie: u64, entry: Dirent) -> Option<()> {
-        let Content::Directory(directory) = &mut self.inodes.get_mut(&dir)?.content else {
-            return None;
+    /// Shows what a map has for a range, the whole of what only overlaps it included, until `see`
+    /// breaks.
+    pub(crate) fn mapped(
+        &self,
+        map: Ino,
+        range: &Range<u64>,
+        mut see: impl FnMut(u64, Mapped) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let first = self.last_mapped(map, range.start)?;
+        let from = match first {
+            Some((start, mapped)) if start.saturating_add(mapped.live()) > range.start => start,
+            _ => range.start,
         };
-        directory.load_entry(cookie, entry)
+        self.scan(&schema::extent_key(map, from), |key, value| {
+            let Key::Extent(of, start) = key else {
+                return Ok(ControlFlow::Break(()));
+            };
+            if of != map || start >= range.end {
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(see(start, Mapped::parse(value)?))
+        })
     }
 
-    /// Puts back the place of a directory entry in the hash index. The entry was loaded before and
-    /// must have that hash.
-    pub(crate) fn load_hash(&mut self, dir: Ino, hash: (u64, u16), cookie: u64) -> Option<()> {
-        let hasher = Arc::clone(&self.hasher);
-        let Content::Directory(directory) = &mut self.inodes.get_mut(&dir)?.content else {
-            return None;
-        };
-        directory.load_hash(hash, cookie, |name| hasher.hash(name))
+    /// The last thing that a map has at `at` or before.
+    pub(crate) fn last_mapped(
+        &self,
+        map: Ino,
+        at: u64,
+    ) -> Result<Option<(u64, Mapped)>, ReadError> {
+        let mut found = Ok(None);
+        let from = schema::extent_key(map, at);
+        self.map.scan_back(&self.nodes, &from, &mut |key, value| {
+            if let Ok(Key::Extent(of, start)) = Key::parse(key)
+                && of == map
+            {
+                found = Mapped::parse(value).map(|mapped| Some((start, mapped)));
+            }
+            ControlFlow::Break(())
+        })?;
+        found.map_err(Into::into)
     }
 
-    /// Puts back an extent.
-    pub(crate) fn load_extent(&mut self, map: Ino, start: u64, extent: Extent) -> Option<()> {
-        let inode = self.inodes.get_mut(&map)?;
-        let Content::Regular(extents) = &mut inode.content else {
-            return None;
-        };
-        let begins = extents
-            .last_key_value()
-            .is_none_or(|(s, e)| s + u64::from(e.live) <= start);
-        start.checked_add(u64::from(extent.live))?;
-        extents.insert(start, extent);
-        inode.live += u64::from(extent.live);
-        begins.then_some(())
+    /// An extended attribute of an inode.
+    pub(crate) fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<XattrEntry>, ReadError> {
+        self.value(&schema::xattr_key(ino, name), schema::parse_xattr)
     }
 
-    /// Puts back a segment.
-    pub(crate) fn load_segment(&mut self, id: SegmentId, entry: SegmentEntry) {
-        self.segments.insert(id, entry);
+    /// Shows the extended attributes of an inode.
+    pub(crate) fn xattrs(
+        &self,
+        ino: Ino,
+        mut see: impl FnMut(&[u8], XattrEntry),
+    ) -> Result<(), ReadError> {
+        self.scan(&schema::xattr_key(ino, b""), |key, value| {
+            let Key::Xattr(of, name) = key else {
+                return Ok(ControlFlow::Break(()));
+            };
+            if of != ino {
+                return Ok(ControlFlow::Break(()));
+            }
+            see(name, schema::parse_xattr(value)?);
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
-    /// Puts back a reference into a segment.
-    pub(crate) fn load_segref(&mut self, id: SegmentId, map: Ino, live: u64) {
-        self.segrefs.insert((id, map), live);
+    /// The map itself, and where its nodes come from.
+    pub(crate) fn map(&self) -> (&Map, &Arc<Nodes>) {
+        (&self.map, &self.nodes)
     }
 
-    /// Puts back an orphan.
-    pub(crate) fn load_orphan(&mut self, ino: Ino) {
-        self.orphans.insert(ino);
+    /// The map itself, for a checkpoint.
+    pub(crate) fn map_mut(&mut self) -> &mut Map {
+        &mut self.map
+    }
+
+    /// Shows the entries that share the hash of `name`: index number, cookie, entry; until `see`
+    /// returns false.
+    fn same_hash(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        mut see: impl FnMut(u16, u64, Dirent) -> bool,
+    ) -> Result<(), ReadError> {
+        let hash = self.hasher.hash(name);
+        let mut cookies = Vec::new();
+        self.scan(&schema::hash_key(dir, hash, 0), |key, value| {
+            let Key::Hash(of, other, n) = key else {
+                return Ok(ControlFlow::Break(()));
+            };
+            if of != dir || other != hash {
+                return Ok(ControlFlow::Break(()));
+            }
+            cookies.push((n, schema::parse_number(value)?));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for (n, cookie) in cookies {
+            let entry = self.entry(dir, cookie)?.ok_or(ReadError::Tampered)?;
+            if !see(n, cookie, entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, dir: Ino, cookie: u64) -> Result<Option<Dirent>, ReadError> {
+        self.value(&schema::entry_key(dir, cookie), schema::parse_entry)
+    }
+
+    fn value<T>(
+        &self,
+        key: &[u8],
+        parse: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, ReadError> {
+        let parsed = self.map.get(&self.nodes, key, parse)?;
+        Ok(parsed.transpose()?)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        mut see: impl FnMut(Key<'_>, &[u8]) -> Result<ControlFlow<()>, Malformed>,
+    ) -> Result<(), ReadError> {
+        let mut failed = None;
+        self.map
+            .scan(&self.nodes, from, &mut |key, value| match Key::parse(key)
+                .and_then(|key| see(key, value))
+            {
+                Ok(flow) => flow,
+                Err(e) => {
+                    failed = Some(e);
+                    ControlFlow::Break(())
+                }
+            })?;
+        failed.map_or(Ok(()), |e| Err(e.into()))
+    }
+
+    fn put_record(&mut self, ino: Ino, record: &InodeRecord) -> Result<(), ReadError> {
+        self.put(&schema::record_key(ino), &schema::record_value(record))?;
+        Ok(())
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<bool, ReadError> {
+        self.map.put(&self.nodes, key, value)
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<bool, ReadError> {
+        self.map.remove(&self.nodes, key)
     }
 }
 
@@ -238,38 +413,9 @@ impl SegmentEntry {
     }
 }
 
-impl Inode {
-    fn new(record: InodeRecord) -> Self {
-        let content = match record.kind {
-            FileKind::Directory => Content::Directory(Directory::default()),
-            FileKind::Regular => Content::Regular(BTreeMap::new()),
-            FileKind::BlockDevice
-            | FileKind::CharDevice
-            | FileKind::Fifo
-            | FileKind::Socket
-            | FileKind::Symlink => Content::Nothing,
-        };
-        Self {
-            record,
-            content,
-            live: 0,
-            changed: 0,
-        }
-    }
-
-    /// Its entries, when it is a directory.
-    pub(crate) fn directory(&self) -> Option<&Directory> {
-        match &self.content {
-            Content::Directory(directory) => Some(directory),
-            Content::Nothing | Content::Regular(_) => None,
-        }
-    }
-
-    /// Its extents, when it is a regular file.
-    pub(crate) fn extents(&self) -> Option<&BTreeMap<u64, Extent>> {
-        match &self.content {
-            Content::Regular(extents) => Some(extents),
-            Content::Nothing | Content::Directory(_) => None,
-        }
+impl From<Malformed> for ReadError {
+    /// Nodes are authenticated: what does not parse in one was not written by us.
+    fn from(_: Malformed) -> Self {
+        Self::Tampered
     }
 }

@@ -1,4 +1,5 @@
 //! Core: what the tests of several floors share.
+#![allow(clippy::unwrap_used, reason = "only tests are built with it")]
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "a test names the cases that it means"
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use keys::{VolumeId, VolumeKek};
 
 use crate::crypto::{Aead, providers};
-use crate::error::OpenError;
+use crate::error::{FsError, OpenError};
 use crate::format::{FileKind, Ino};
 use crate::fs::{Caller, Fs, NewEntry, WriteMode};
 use crate::store::memory::MemoryStore;
@@ -59,6 +60,7 @@ pub(crate) fn open_with(
 pub(crate) const FILE: NewEntry<'static> = NewEntry {
     kind: FileKind::Regular,
     perm: 0o644,
+    umask: 0,
     rdev: 0,
     target: &[],
 };
@@ -66,6 +68,7 @@ pub(crate) const FILE: NewEntry<'static> = NewEntry {
 pub(crate) const DIRECTORY: NewEntry<'static> = NewEntry {
     kind: FileKind::Directory,
     perm: 0o755,
+    umask: 0,
     rdev: 0,
     target: &[],
 };
@@ -78,6 +81,23 @@ pub(crate) fn put_file(fs: &Fs, name: &str, contents: &[u8]) -> Ino {
         .ino;
     fs.write(ino, 0, contents, CACHED).unwrap();
     ino
+}
+
+/// Makes everything durable.
+pub(crate) fn sync_all(fs: &Fs) -> Result<(), FsError> {
+    Ok(fs.sync()?)
+}
+
+/// Makes everything durable and writes a checkpoint.
+pub(crate) fn checkpoint(fs: &Fs) -> Result<(), FsError> {
+    fs.sync()?;
+    Ok(fs.checkpoint()?)
+}
+
+/// Checks that what the volume keeps of each thing in several places agrees.
+#[track_caller]
+pub(crate) fn check_consistent(fs: &Fs) {
+    fs.journal().tables().check().unwrap();
 }
 
 /// Bytes that are the same for the same seed and differ from place to place.
@@ -103,7 +123,7 @@ pub(crate) fn walk(fs: &Fs) -> BTreeMap<String, Shown> {
     while let Some((dir, path)) = todo.pop() {
         let mut entries = Vec::new();
         fs.list(dir, 2, |entry| {
-            let name = String::from_utf8(entry.name.to_vec()).unwrap();
+            let name = String::from_utf8_lossy(entry.name).into_owned();
             entries.push((format!("{path}/{name}"), entry.attr));
             true
         })

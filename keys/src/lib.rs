@@ -29,4 +29,4 @@ pub use ca::{CaGeneration, CaSeed};
 pub use intermediate::IntermediateSecret;
 pub use master::MasterSecret;
 pub use secret::{LengthMismatch, Secret};
-pub use volume::{KekEpoch, VolumeId, VolumeIdError, VolumeKek};
+pub use volume::{KekEpoch, VolumeId, VolumeIdError, VolumeKek, VolumeMasterKey};

@@ -42,6 +42,40 @@ impl fmt::Debug for VolumeKek {
     }
 }
 
+/// Master key of one volume: random, wrapped by the [`VolumeKek`], parent of all keys of the volume.
+///
+/// Only an owner who opened a volume's recovery wrap ever holds one outside of the filesystem.
+pub struct VolumeMasterKey(Secret<32>);
+
+impl VolumeMasterKey {
+    /// Fills a new key in place, so that the bytes never exist anywhere else.
+    pub fn fill_with<E>(fill: impl FnOnce(&mut [u8; 32]) -> Result<(), E>) -> Result<Self, E> {
+        Secret::fill_with(fill).map(Self)
+    }
+
+    /// A key that comes from outside, wiped in `bytes`.
+    pub fn take_from(bytes: &mut [u8]) -> Result<Self, LengthMismatch> {
+        Secret::take_from(bytes).map(Self)
+    }
+
+    /// The bytes, for the derivations of the volume's format.
+    pub fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
+}
+
+impl fmt::Debug for VolumeMasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VolumeMasterKey(..)")
+    }
+}
+
+impl fmt::Display for KekEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Display for VolumeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -19,6 +19,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::sync::{Mutex, MutexGuard};
 
+mod blocking;
+
+pub use self::blocking::{BlockingSocket, peer_of_blocking};
 pub use crate::peer::{AdmittedPeer, AllowedPeers, Peer, RefusedPeer};
 
 /// Connections that may wait to be accepted; the kernel refuses the next.
@@ -124,10 +127,7 @@ impl UnixSocket {
         options: SocketOptions,
         allowed: AllowedPeers,
     ) -> Result<Self, SocketError> {
-        let lock = DirectoryLock::take(path)?;
-        refuse_occupied(path)?;
-        let (listener, place) = listen(path, options)?;
-        drop(lock);
+        let (listener, place) = occupy(path, options)?;
         let bound = StdUnixListener::from(listener);
         let listener = UnixListener::from_std(bound).map_err(|source| SocketError::Bind {
             path: path.to_owned(),
@@ -167,6 +167,13 @@ pub fn peer_of(stream: &UnixStream) -> io::Result<Peer> {
         gid: peer.gid(),
         pid,
     })
+}
+
+/// Listens at `path`, which nobody else has or is taking.
+fn occupy(path: &Path, options: SocketOptions) -> Result<(OwnedFd, Place), SocketError> {
+    let _lock = DirectoryLock::take(path)?;
+    refuse_occupied(path)?;
+    listen(path, options)
 }
 
 /// Fails unless nothing, or a socket without listener, is at `path`.
@@ -295,18 +302,23 @@ impl Place {
             .symlink_metadata()
             .is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode)
     }
+
+    /// Removes the socket from the file system. While it is still open.
+    fn give_up(&self) {
+        // Without the lock a successor may be taking the path: then it is the successor's.
+        let Ok(_lock) = DirectoryLock::take(&self.path) else {
+            return;
+        };
+        if self.is_ours() {
+            // A socket that stays behind has no listener and is replaced by the next one.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // Without the lock a successor may be taking the path: then it is the successor's.
-        let Ok(_lock) = DirectoryLock::take(&self.place.path) else {
-            return;
-        };
-        if self.place.is_ours() {
-            // A socket that stays behind has no listener and is replaced by the next one.
-            let _ = std::fs::remove_file(&self.place.path);
-        }
+        self.place.give_up();
     }
 }
 

@@ -50,7 +50,7 @@ const CRATES: &[(&str, &str, &[&str], &[&str])] = &[
 
 /// An outside crate or module that only some files may name: pattern, crate folder, files.
 const CONFINED: &[(&str, &str, &[&str])] = &[
-    ("fuser::", "fuse-encfs", &["fuse.rs", "mount.rs"]),
+    ("fuser::", "fuse-encfs", &["fuse.rs", "fuse/", "mount.rs"]),
     ("aes_gcm::", "fuse-encfs", &["crypto/"]),
     ("aws_lc_rs::", "fuse-encfs", &["crypto/"]),
     ("pb::", "envoy", &["sds.rs", "sds/"]),
@@ -62,7 +62,7 @@ const CONFINED: &[(&str, &str, &[&str])] = &[
 ];
 
 /// The files that may hold unsafe code.
-const UNSAFE: &[&str] = &["fuse-encfs/src/sys.rs"];
+const UNSAFE: &[&str] = &["fuse-encfs/src/sys.rs", "runtime/src/locked.rs"];
 
 #[test]
 fn crates_import_along_the_graph() {
@@ -269,6 +269,7 @@ fn no_secret_type_can_be_copied_shown_or_serialised() {
                 "MasterSecret",
                 "IntermediateSecret",
                 "VolumeKek",
+                "VolumeMasterKey",
                 "CaSeed",
                 "Secret<",
             ] {
@@ -304,7 +305,7 @@ fn the_product_binary_holds_no_simulator() {
 fn codes_in(text: &str) -> Vec<&str> {
     let mut codes = Vec::new();
     let product = text.split("#[cfg(test)]").next().unwrap_or_default();
-    for function in product.split("fn code(&self) -> &'static str").skip(1) {
+    for function in product.split("fn code(&self) -> &").skip(1) {
         let body = function.split("\n    }\n").next().unwrap_or_default();
         let literals = body.split('"').skip(1).step_by(2);
         codes.extend(literals.filter(|text| is_code(text)));

@@ -16,4 +16,4 @@ if ! command -v cargo-deny >/dev/null; then
     --version 0.20.2 --root "$target/tools"
 fi
 cargo deny --log-level error check bans licenses sources
-shellcheck tests/tools/*.sh .ci/run
+shellcheck tests/tools/*.sh tests/vectors/*/*.sh .ci/run

@@ -2,17 +2,27 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use keys::VolumeKek;
+use keys::{VolumeKek, VolumeMasterKey};
 use zeroize::Zeroizing;
-
-use super::Key;
 
 const RAW: usize = 32;
 const HEX: usize = 64;
 /// A byte more than the longest key.
 const READ_MAX: usize = HEX + 2;
+
+/// Where the key is read from: exactly 32 bytes, or 64 hexadecimal digits and at most one newline.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Key {
+    /// File with the key.
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Open file descriptor with the key.
+    #[arg(long, value_name = "N")]
+    pub(super) key_fd: Option<u32>,
+}
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -33,25 +43,38 @@ impl Key {
             (None, Some(fd)) => PathBuf::from(format!("/proc/self/fd/{fd}")),
             (None, None) => return Err(KeyError::Malformed),
         };
-        let mut file = File::open(path).map_err(KeyError::Unreadable)?;
-        let mut bytes = Zeroizing::new([0; READ_MAX]);
-        let mut len = 0;
-        while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
-            match file.read(rest) {
-                Ok(0) => break,
-                Ok(got) => len += got,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(KeyError::Unreadable(e)),
-            }
-        }
-        parse(bytes.get_mut(..len).ok_or(KeyError::Malformed)?)
+        let mut raw = read(&path)?;
+        VolumeKek::take_from(raw.as_mut_slice()).map_err(|_| KeyError::Malformed)
     }
 }
 
-fn parse(bytes: &mut [u8]) -> Result<VolumeKek, KeyError> {
-    let len = bytes.len();
-    if len == RAW {
-        return VolumeKek::take_from(bytes).map_err(|_| KeyError::Malformed);
+/// Reads a volume's master key, of the same form.
+pub(super) fn read_master_key(path: &Path) -> Result<VolumeMasterKey, KeyError> {
+    let mut raw = read(path)?;
+    VolumeMasterKey::take_from(raw.as_mut_slice()).map_err(|_| KeyError::Malformed)
+}
+
+fn read(path: &Path) -> Result<Zeroizing<[u8; RAW]>, KeyError> {
+    let mut file = File::open(path).map_err(KeyError::Unreadable)?;
+    let mut bytes = Zeroizing::new([0; READ_MAX]);
+    let mut len = 0;
+    while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(got) => len += got,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(KeyError::Unreadable(e)),
+        }
+    }
+    parse(bytes.get(..len).ok_or(KeyError::Malformed)?)
+}
+
+/// The key that a file with these bytes holds.
+pub(super) fn parse(bytes: &[u8]) -> Result<Zeroizing<[u8; RAW]>, KeyError> {
+    let mut raw = Zeroizing::new([0; RAW]);
+    if bytes.len() == RAW {
+        raw.copy_from_slice(bytes);
+        return Ok(raw);
     }
     let digits = match bytes {
         [digits @ .., b'\n'] => digits,
@@ -60,7 +83,6 @@ fn parse(bytes: &mut [u8]) -> Result<VolumeKek, KeyError> {
     if digits.len() != HEX {
         return Err(KeyError::Malformed);
     }
-    let mut raw = Zeroizing::new([0; RAW]);
     for (byte, pair) in raw.iter_mut().zip(digits.chunks_exact(2)) {
         for digit in pair {
             let value = char::from(*digit)
@@ -69,7 +91,7 @@ fn parse(bytes: &mut [u8]) -> Result<VolumeKek, KeyError> {
             *byte = *byte << 4 | value.ok_or(KeyError::Malformed)?;
         }
     }
-    VolumeKek::take_from(raw.as_mut_slice()).map_err(|_| KeyError::Malformed)
+    Ok(raw)
 }
 
 #[cfg(test)]
@@ -78,7 +100,7 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: &[u8], want: Option<[u8; 32]>) {
-        let got = parse(&mut bytes.to_vec()).ok().map(|key| *key.expose());
+        let got = parse(bytes).ok().map(|key| *key);
         assert_eq!(got, want, "{bytes:?}");
     }
 

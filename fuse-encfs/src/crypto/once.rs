@@ -3,6 +3,8 @@
 //! For what is sealed rarely, and at places that are written again: each sealing draws 32 random
 //! bytes, derives a key from them, and so needs no rule for nonces at all.
 
+use std::convert::Infallible;
+
 use hkdf::Hkdf;
 use keys::Secret;
 use sha2::Sha256;
@@ -19,7 +21,7 @@ pub(crate) const ONCE_OVERHEAD: usize = SALT + TAG_LEN;
 /// What a sealing is derived from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parent<'a> {
-    pub(super) key: &'a Secret<32>,
+    pub(super) key: &'a [u8; 32],
     pub(super) label: &'static [u8],
 }
 
@@ -56,13 +58,22 @@ pub(crate) fn open_once(
 }
 
 /// HKDF-Expand with `parent` as the PRK and an `info` in parts.
-pub(super) fn derive<const N: usize>(parent: &Secret<32>, info: &[&[u8]]) -> Secret<N> {
-    const { assert!(N <= 255 * 32, "RFC 5869: at most 255 blocks") };
-    let Ok(tree) = Hkdf::<Sha256>::from_prk(parent.expose()) else {
+pub(super) fn derive(parent: &[u8; 32], info: &[&[u8]]) -> Secret<32> {
+    let filled = Secret::fill_with(|bytes| {
+        derive_into(parent, info, bytes);
+        Ok::<_, Infallible>(())
+    });
+    let Ok(secret) = filled;
+    secret
+}
+
+/// The same, straight to where the key is kept.
+pub(super) fn derive_into(parent: &[u8; 32], info: &[&[u8]], key: &mut [u8; 32]) {
+    let Ok(tree) = Hkdf::<Sha256>::from_prk(parent) else {
         unreachable!("32 bytes are a valid PRK of HKDF-SHA-256")
     };
-    match Secret::fill_with(|bytes| tree.expand_multi_info(info, bytes)) {
-        Ok(secret) => secret,
-        Err(_) => unreachable!("the output length is checked at compile time"),
+    match tree.expand_multi_info(info, key) {
+        Ok(()) => {}
+        Err(_) => unreachable!("RFC 5869: up to 255 blocks, and this is one"),
     }
 }

@@ -1,96 +1,189 @@
-//! The worked example of docs/format.md, computed there and in `vectors/encfs.py` from the RFCs
-//! alone. A change here orphans every volume.
+//! The vectors of the format, computed by `vectors/encfs.py` from the RFCs alone. A change here
+//! orphans every volume.
 #![allow(
     clippy::arithmetic_side_effects,
     reason = "a test that overflows fails"
 )]
 
-use ::keys::{KekEpoch, Secret, VolumeId, VolumeKek};
+use std::collections::BTreeMap;
+
+use ::keys::{KekEpoch, VolumeId, VolumeKek, VolumeMasterKey};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rsa::{
+    KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey,
+};
 
 use super::once::derive;
 use super::*;
-use crate::format::{SegmentKind, SegmentRef, SegmentUid};
+use crate::format::{
+    NameKey, SegmentBirth, SegmentHeader, SegmentId, SegmentKind, SegmentRef, SegmentUid, VmkWrap,
+};
 use crate::testing::aead;
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+mod memory;
+
+/// The vectors by name.
+pub(crate) fn vectors() -> BTreeMap<&'static str, Vec<u8>> {
+    let lines = include_str!("../../vectors/encfs.txt").lines();
+    let unhex = |text: &str| -> Vec<u8> {
+        let digits = |pair: &[u8]| std::str::from_utf8(pair).unwrap().to_owned();
+        let byte = |pair| u8::from_str_radix(&digits(pair), 16).unwrap();
+        text.as_bytes().chunks(2).map(byte).collect()
+    };
+    lines
+        .map(|line| line.split_once(": ").unwrap())
+        .map(|(name, value)| (name, unhex(value)))
+        .collect()
 }
 
-#[track_caller]
-fn check(what: &str, got: &[u8], want: &str) {
-    assert_eq!(hex(got), want, "{what}");
+const VOLUME: VolumeId = VolumeId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+const SEGMENT: SegmentRef = SegmentRef {
+    uid: SegmentUid([0x33; 16]),
+    vmk_epoch: 5,
+};
+
+fn vmk(byte: u8) -> VolumeMasterKey {
+    VolumeMasterKey::take_from(&mut [byte; 32]).unwrap()
+}
+
+fn keys(byte: u8, epoch: u32, volume: VolumeId) -> VolumeKeys {
+    let name_key = NameKey(core::array::from_fn(|i| u8::try_from(i).unwrap()));
+    let newest = EpochKeys::new(&vmk(byte), epoch, volume).unwrap();
+    VolumeKeys::new(aead(), newest, None, name_key)
 }
 
 #[test]
-fn the_worked_example() {
-    let volume = VolumeId(core::array::from_fn(|i| u8::try_from(i).unwrap()));
+fn keys_and_their_wraps_are_those_of_the_vectors() {
+    let want = vectors();
     let kek = VolumeKek::take_from(&mut [0x11; 32]).unwrap();
-    let kek = KekSealer::new(&kek, volume, KekEpoch(0));
-    check("kek commitment", &kek.commitment(), VECTORS[0]);
-
-    let vmk = Secret::take_from(&mut [0x22; 32]).unwrap();
-    let keys = VolumeKeys::new(aead(), &vmk, 0, volume);
-    let data: Secret<32> = derive(&vmk, &[label::DATA]);
-    check("K_data", data.expose(), VECTORS[1]);
-
-    let segment = SegmentRef {
-        uid: SegmentUid([0x33; 16]),
-        vmk_epoch: 0,
+    let kek = KekSealer::new(&kek, VOLUME, KekEpoch(7));
+    assert_eq!(kek.commitment(), *want["kek commitment"]);
+    let wrap = |epoch, name| VmkWrap {
+        epoch,
+        sealed: want[name].clone().try_into().unwrap(),
     };
+    let newest = kek.unwrap(&*aead(), &wrap(5, "wrapped vmk")).unwrap();
+    assert_eq!(newest.expose(), &[0x22; 32]);
+    let older = wrap(4, "wrapped older vmk");
+    let older = unwrap_older(&*aead(), VOLUME, (&newest, 5), &older).unwrap();
+    assert_eq!(older.expose(), &[0x21; 32]);
+    let epoch = EpochKeys::new(&newest, 5, VOLUME).unwrap();
+    assert_eq!(*epoch.commitment(), *want["vmk commitment"]);
+    assert_eq!(
+        *derive(newest.expose(), &[label::DATA]).expose(),
+        *want["K_data"]
+    );
+}
+
+#[test]
+fn what_is_sealed_is_that_of_the_vectors() {
+    let want = vectors();
+    let keys = keys(0x22, 5, VOLUME);
     let mut plaintext = [0; 64];
     plaintext[..5].copy_from_slice(b"hello");
     let mut sealed = [0; 80];
-    let sealer = keys.segment(SegmentKind::Data, segment);
-    sealer
+    keys.segment(SegmentKind::Data, SEGMENT)
         .seal(4096, &[0x44; 8], &plaintext, &mut sealed)
         .unwrap();
-    check("chunk", &sealed, VECTORS[2]);
+    assert_eq!(sealed, *want["chunk"]);
 
     let head = keys.genesis_head(&[0x55; 32]);
-    check("head 0", &head.0, VECTORS[3]);
+    assert_eq!(head.0, *want["head 0"]);
     let link = Link {
         seq: 1,
         log_epoch: 1,
-        uid: segment.uid,
+        uid: SEGMENT.uid,
         offset: 4096,
         sealed: &[0x66; 448],
     };
-    check("head 1", &next_head(&head, &link).0, VECTORS[4]);
+    assert_eq!(next_head(&head, &link).0, *want["head 1"]);
 
-    check(
-        "hash of a name",
-        &keys.name_hasher().whole(b"name").to_be_bytes(),
-        VECTORS[5],
-    );
+    let frame_head: Vec<u8> = (0..64).collect();
+    let commit = keys.open_commit((SEGMENT, 4096), &frame_head, &want["commit"]);
+    assert_eq!(commit.unwrap(), plaintext);
+    let hash = keys.name_hasher().whole(b"name");
+    assert_eq!(hash.to_be_bytes(), *want["hash of a name"]);
 
-    let aad: Vec<u8> = (0..120).collect();
-    let sealed_once = {
-        let mut bytes = vec![0x77; 32];
-        let key: Secret<32> = derive(&vmk, &[label::COMMIT, &[0x77; 32]]);
-        let mut out = vec![0; 64 + 16];
-        aead()
-            .key(key.expose())
-            .seal(&[0; 12], &aad, &plaintext, &mut out)
+    let (header, birth) = keys.open_header(&want["segment header"]).unwrap();
+    let expected = SegmentHeader {
+        volume: VOLUME,
+        kind: SegmentKind::Data,
+        segment: SEGMENT,
+        id: SegmentId(9),
+    };
+    let made = SegmentBirth {
+        created: 1_700_000_000,
+    };
+    assert_eq!((header, birth), (expected, made));
+    let record = keys.open_anchor(b"which", &want["anchor record"]);
+    assert_eq!(record.unwrap(), b"record");
+}
+
+#[test]
+fn a_segment_header_opens_unaltered_and_in_its_volume_alone() {
+    let header = SegmentHeader {
+        volume: VOLUME,
+        kind: SegmentKind::Log,
+        segment: SEGMENT,
+        id: SegmentId(3),
+    };
+    let birth = SegmentBirth { created: 5 };
+    let sealed = keys(2, 5, VOLUME).seal_header(&header, birth).unwrap();
+    assert_eq!(sealed.len(), 4096);
+    let opened = keys(2, 5, VOLUME).open_header(&sealed);
+    assert_eq!(opened, Ok((header, birth)));
+    for at in (0..4096).step_by(61) {
+        let mut bent = sealed.clone();
+        bent[at] ^= 1;
+        let opened = keys(2, 5, VOLUME).open_header(&bent);
+        assert_eq!(opened, Err(NotAuthentic), "byte {at}");
+    }
+    for (byte, epoch, volume) in [(3, 5, VOLUME), (2, 6, VOLUME), (2, 5, VolumeId([9; 16]))] {
+        let opened = keys(byte, epoch, volume).open_header(&sealed);
+        assert_eq!(opened, Err(NotAuthentic), "{byte} {epoch} {volume}");
+    }
+}
+
+#[test]
+fn two_epochs_live_side_by_side_until_the_older_is_forgotten() {
+    let before = keys(1, 5, VOLUME);
+    let (plaintext, salt) = ([7; 64], [4; 8]);
+    let seal = |keys: &VolumeKeys| {
+        let segment = keys.new_segment(&Head([0; 32])).unwrap();
+        let mut sealed = [0; 80];
+        keys.segment(SegmentKind::Data, segment)
+            .seal(4096, &salt, &plaintext, &mut sealed)
             .unwrap();
-        bytes.extend(out);
-        bytes
+        (segment, sealed)
     };
-    check("sealed once", &sealed_once, VECTORS[6]);
-    let parent = once::Parent {
-        key: &vmk,
-        label: label::COMMIT,
+    let opens = |keys: &VolumeKeys, (segment, sealed): &(SegmentRef, [u8; 80])| {
+        let mut out = [0; 64];
+        keys.segment(SegmentKind::Data, *segment)
+            .open(4096, &salt, sealed, &mut out)
+            .is_ok()
     };
-    assert_eq!(
-        open_once(&*aead(), parent, &aad, &sealed_once).unwrap(),
-        plaintext
-    );
+    let old = seal(&before);
+    let both = before.with_newer(EpochKeys::new(&vmk(2), 6, VOLUME).unwrap());
+    let new = seal(&both);
+    assert_eq!((old.0.vmk_epoch, new.0.vmk_epoch), (5, 6));
+    assert!(opens(&both, &old) && opens(&both, &new));
+    assert!(opens(&before, &old) && !opens(&before, &new), "not yet");
+    let record = before.seal_anchor(b"", b"record").unwrap();
+    assert_eq!(both.open_anchor(b"", &record).unwrap(), b"record");
+
+    before.adopt(&both);
+    assert!(opens(&before, &old) && opens(&before, &new));
+    before.forget_older();
+    assert!(!opens(&before, &old) && opens(&before, &new));
+    assert_eq!(before.open_anchor(b"", &record), Err(NotAuthentic));
+    let mut sealed = [0; 80];
+    let sealer = before.segment(SegmentKind::Data, old.0);
+    assert!(sealer.seal(4096, &salt, &plaintext, &mut sealed).is_err());
 }
 
 #[test]
 fn a_unit_opens_at_its_own_address_alone() {
-    let volume = VolumeId([1; 16]);
-    let vmk = Secret::take_from(&mut [2; 32]).unwrap();
-    let keys = VolumeKeys::new(aead(), &vmk, 0, volume);
+    let keys = keys(2, 0, VOLUME);
     let segment = SegmentRef {
         uid: SegmentUid([3; 16]),
         vmk_epoch: 0,
@@ -151,7 +244,7 @@ fn a_unit_opens_at_its_own_address_alone() {
         !open(&keys, data, other, 4096, salt, 128),
         "another segment"
     );
-    let other = VolumeKeys::new(aead(), &vmk, 0, VolumeId([8; 16]));
+    let other = self::keys(2, 0, VolumeId([8; 16]));
     assert!(
         !open(&other, data, segment, 4096, salt, 128),
         "another volume"
@@ -163,9 +256,8 @@ fn a_wrapped_key_opens_under_its_own_name_alone() {
     let kek = || VolumeKek::take_from(&mut [1; 32]).unwrap();
     let sealer =
         |volume: u8, epoch| KekSealer::new(&kek(), VolumeId([volume; 16]), KekEpoch(epoch));
-    let vmk = Secret::take_from(&mut [2; 32]).unwrap();
     let wrap = sealer(1, 0)
-        .wrap(&*aead(), &Entropy::default(), &vmk, 0)
+        .wrap(&*aead(), &Entropy::default(), &vmk(2), 0)
         .unwrap();
     assert_eq!(
         sealer(1, 0).unwrap(&*aead(), &wrap).unwrap().expose(),
@@ -179,7 +271,7 @@ fn a_wrapped_key_opens_under_its_own_name_alone() {
         sealer(1, 1).unwrap(&*aead(), &wrap).is_err(),
         "another KEK epoch"
     );
-    let renamed = crate::format::VmkWrap { epoch: 1, ..wrap };
+    let renamed = VmkWrap { epoch: 1, ..wrap };
     assert!(
         sealer(1, 0).unwrap(&*aead(), &renamed).is_err(),
         "another VMK epoch"
@@ -200,12 +292,41 @@ fn uids_and_salts_do_not_repeat() {
     assert_eq!((uids.len(), salts.len()), (1000, 1000));
 }
 
-const VECTORS: [&str; 7] = [
-    "9dd9d80621f4fcd973fabac1f37a9a9dea7ab1c5add58ee8895be318fc08add1",
-    "016ce50ed9d86b37b6eeb29d53e8da4bb95baa4050ab4406966d3f706af25a67",
-    "84ffc9ac23665f8158cfcd586b45a450d1b17e008b25f79f15bdfa61f1b17cca6dcdda62a3f5f2e0b35b868e746aeff43099e20cf0c4b52c12db5875e060472957e990c1b051db8241a38573ae9bfe18",
-    "7bb14ce99f25d43322d70d0e6546c5b20cda47ed390bf723d4251997d56339b8",
-    "86a19039dc7fbedf2d33dc253b28c42431547d24d765f7daaa7ae1afc3ae5ce9",
-    "d34f3d5f86ad714d",
-    "777777777777777777777777777777777777777777777777777777777777777706d5f6fdcf3b77f04fcb1bc200a8d8d2840d79387d1577985a5c4ccfd16be1fe6cf39ef08ea2a1be83196d6f1c37f2fe0f8bfb553ae1aeebb4144937f2d9419833c107d71d2557d8d588bac9561bff72",
-];
+#[test]
+fn a_recovery_key_is_a_public_rsa_key_of_3072_to_4096_bits() {
+    let pem = |label: &str, body: &str| {
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    };
+    #[track_caller]
+    fn check(text: &str, want: OwnerKeyError) {
+        assert_eq!(OwnerKey::from_pem(text.as_bytes()).err(), Some(want));
+    }
+    check("", OwnerKeyError::NotAPublicKey);
+    check("ssh-rsa AAAA", OwnerKeyError::NotAPublicKey);
+    check(&pem("PRIVATE KEY", "AAAA"), OwnerKeyError::NotAPublicKey);
+    check(&pem("PUBLIC KEY", "AAAA"), OwnerKeyError::NotSuitable);
+    // A point of P-256 (RFC 5480).
+    let curve = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt\n\
+                 6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==";
+    check(&pem("PUBLIC KEY", curve), OwnerKeyError::NotSuitable);
+
+    for (bits, want) in [(KeySize::Rsa2048, false), (KeySize::Rsa3072, true)] {
+        let private = PrivateDecryptingKey::generate(bits).unwrap();
+        let spki: PublicKeyX509Der<'_> = private.public_key().as_der().unwrap();
+        let owner = OwnerKey::from_spki(spki.as_ref());
+        assert_eq!(owner.is_ok(), want, "{bits:?}");
+        let mut longer = spki.as_ref().to_vec();
+        longer.push(0);
+        assert!(OwnerKey::from_spki(&longer).is_err(), "bytes behind it");
+        let Ok(owner) = owner else { continue };
+        let wrap = owner.wrap(&vmk(9)).unwrap();
+        assert_eq!(wrap.owner, spki.as_ref());
+        let renewed = wrap.renew(&vmk(8)).unwrap();
+        let private = OaepPrivateDecryptingKey::new(private).unwrap();
+        for (wrap, want) in [(wrap, 9), (renewed, 8)] {
+            let mut room = vec![0; 384];
+            let opened = private.decrypt(&OAEP_SHA256_MGF1SHA256, &wrap.encrypted, &mut room, None);
+            assert_eq!(opened.unwrap(), [want; 32]);
+        }
+    }
+}

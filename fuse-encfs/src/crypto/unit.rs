@@ -6,7 +6,7 @@ use super::aead::{AES_256_GCM, AeadKey};
 use super::{NotAuthentic, SealError};
 use crate::format::{SALT_LEN, SegmentUid, TAG_LEN};
 
-const MAGIC: [u8; 8] = *b"encfs0un";
+const MAGIC: [u8; 8] = *b"encfs1un";
 /// Bytes of a unit's AAD.
 pub(super) const AAD_LEN: usize = 56;
 
@@ -25,7 +25,8 @@ pub(crate) enum UnitKind {
 
 /// Seals and opens the units of one segment.
 pub(crate) struct SegmentSealer {
-    key: Box<dyn AeadKey>,
+    /// `None` where the volume has no key of that epoch: then nothing opens, and nothing is sealed.
+    key: Option<Box<dyn AeadKey>>,
     place: Place,
 }
 
@@ -68,7 +69,7 @@ impl Place {
 }
 
 impl SegmentSealer {
-    pub(super) fn new(key: Box<dyn AeadKey>, place: Place) -> Self {
+    pub(super) fn new(key: Option<Box<dyn AeadKey>>, place: Place) -> Self {
         Self { key, place }
     }
 
@@ -84,8 +85,8 @@ impl SegmentSealer {
     ) -> Result<(), SealError> {
         let len = u32::try_from(plaintext.len()).map_err(|_| SealError::Cipher)?;
         let nonce = nonce(offset, salt).ok_or(SealError::Cipher)?;
-        self.key
-            .seal(&nonce, &self.place.aad(offset, len), plaintext, sealed)
+        let key = self.key.as_ref().ok_or(SealError::Cipher)?;
+        key.seal(&nonce, &self.place.aad(offset, len), plaintext, sealed)
     }
 
     /// Opens the unit at `offset` into `plaintext`, whose length is what the pointer says.
@@ -98,8 +99,8 @@ impl SegmentSealer {
     ) -> Result<(), NotAuthentic> {
         let len = u32::try_from(plaintext.len()).map_err(|_| NotAuthentic)?;
         let nonce = nonce(offset, salt).ok_or(NotAuthentic)?;
-        self.key
-            .open(&nonce, &self.place.aad(offset, len), sealed, plaintext)
+        let key = self.key.as_ref().ok_or(NotAuthentic)?;
+        key.open(&nonce, &self.place.aad(offset, len), sealed, plaintext)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::codec::{Malformed, Reader};
 use super::frame::padded_commit_len;
 use super::op::Op;
-use super::{COMMIT_LEN_MAX, LOG_ALIGNMENT};
+use super::{COMMIT_LEN_MAX, Extent, LOG_ALIGNMENT, XattrValue};
 
 /// Bytes of the header.
 const HEADER_LEN: usize = 64;
@@ -39,6 +39,13 @@ impl PendingOps {
         ops
     }
 
+    /// The operations of a commit that is to be sealed once more.
+    pub(crate) fn of_all<'a>(all: impl IntoIterator<Item = &'a Op>) -> Self {
+        let mut ops = Self::default();
+        all.into_iter().for_each(|op| ops.push(op));
+        ops
+    }
+
     /// Adds an operation.
     pub(crate) fn push(&mut self, op: &Op) {
         op.put(&mut self.bytes);
@@ -50,10 +57,42 @@ impl PendingOps {
         self.bytes.len() >= COMMIT_LEN_FULL
     }
 
+    /// Encoded bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Encoded bytes when `op` has been added too. An extent has a fixed length, so one whose
+    /// place is not known yet may stand for any other.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "nobody writes contents inline yet")
+    )]
+    pub(crate) fn len_with(&self, op: &Op) -> usize {
+        self.len().saturating_add(Self::of(op).len())
+    }
+
+    /// The same operations with each extent replaced by what `replace` gives for it, if anything.
+    pub(crate) fn with_extents(
+        &self,
+        replace: impl Fn(&Extent) -> Option<Extent>,
+    ) -> Result<Self, Malformed> {
+        let mut r = Reader::new(&self.bytes, "pending operation");
+        let mut ops = Self::default();
+        for _ in 0..self.count {
+            let mut op = Op::parse(&mut r)?;
+            for extent in extents_mut(&mut op) {
+                *extent = replace(extent).unwrap_or(*extent);
+            }
+            ops.push(&op);
+        }
+        r.end()?;
+        Ok(ops)
+    }
+
     /// The commit's plaintext, padded; `None` when it is too long.
     pub(crate) fn encode(&self, header: &CommitHeader, alignment: u16) -> Option<Vec<u8>> {
-        let len = u32::try_from(self.bytes.len().checked_add(HEADER_LEN)?).ok()?;
-        let padded = padded_commit_len(len, alignment).filter(|len| *len <= COMMIT_LEN_MAX)?;
+        let padded = commit_len(self.bytes.len(), alignment)?;
         let mut out = Vec::with_capacity(padded as usize);
         out.extend(header.seq.to_le_bytes());
         out.extend(header.log_epoch.to_le_bytes());
@@ -64,6 +103,44 @@ impl PendingOps {
         out.extend(&self.bytes);
         out.resize(padded as usize, 0);
         Some(out)
+    }
+}
+
+/// Plaintext bytes of a commit whose operations have `ops_len` encoded bytes; `None` when a bound
+/// is exceeded.
+pub(crate) fn commit_len(ops_len: usize, alignment: u16) -> Option<u32> {
+    let len = u32::try_from(ops_len.checked_add(HEADER_LEN)?).ok()?;
+    padded_commit_len(len, alignment).filter(|len| *len <= COMMIT_LEN_MAX)
+}
+
+/// Every extent that an operation names.
+pub(crate) fn extents_mut(op: &mut Op) -> Vec<&mut Extent> {
+    match op {
+        Op::Write(written) => written.extents.iter_mut().collect(),
+        Op::Move { from, to, .. } => vec![from, to],
+        Op::SetXattr {
+            value: XattrValue::Extents { extents, .. },
+            ..
+        } => extents.iter_mut().collect(),
+        Op::Open(_)
+        | Op::Roll(_)
+        | Op::Checkpoint(_)
+        | Op::SegNew(_)
+        | Op::SegDrop(_)
+        | Op::Create(_)
+        | Op::Link { .. }
+        | Op::Unlink { .. }
+        | Op::Rename { .. }
+        | Op::SetAttr { .. }
+        | Op::Truncate { .. }
+        | Op::Punch { .. }
+        | Op::Trim { .. }
+        | Op::Reap { .. }
+        | Op::SetXattr { .. }
+        | Op::RemoveXattr { .. }
+        | Op::Inline { .. }
+        | Op::Allocate { .. }
+        | Op::Share(_) => Vec::new(),
     }
 }
 

@@ -34,6 +34,15 @@ pub(crate) struct Extent {
     pub(crate) salt: [u8; SALT_LEN],
 }
 
+/// What the map has for a range of a file. A range that it has nothing for is a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mapped {
+    /// Bytes of a record.
+    Data(Extent),
+    /// So many bytes that read as zeros, and for which space was promised.
+    Unwritten(u64),
+}
+
 /// One chunk of a record, and which part of it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChunkAt {
@@ -81,6 +90,65 @@ fn chunk_at(offset: u64, sealed: u32, shift: u8, i: u32) -> ChunkAt {
     ChunkAt {
         offset: offset.saturating_add(u64::from(i).saturating_mul(stride)),
         len: sealed.saturating_sub(i.saturating_mul(chunk)).min(chunk),
+    }
+}
+
+impl Mapped {
+    /// Bytes of the file that it covers.
+    pub(crate) fn live(&self) -> u64 {
+        match self {
+            Self::Data(extent) => u64::from(extent.live),
+            Self::Unwritten(len) => *len,
+        }
+    }
+
+    /// What is left when the first `n` bytes are cut off; `None` when that is nothing.
+    #[must_use]
+    pub(crate) fn skip(self, n: u64) -> Option<Self> {
+        match self {
+            Self::Data(extent) => extent.skip(u32::try_from(n).ok()?).map(Self::Data),
+            Self::Unwritten(len) => len
+                .checked_sub(n)
+                .filter(|left| *left > 0)
+                .map(Self::Unwritten),
+        }
+    }
+
+    /// What is left when only the first `n` bytes are kept; `None` when that is nothing.
+    #[must_use]
+    pub(crate) fn keep(self, n: u64) -> Option<Self> {
+        match self {
+            Self::Data(extent) => extent
+                .keep(u32::try_from(n).unwrap_or(u32::MAX))
+                .map(Self::Data),
+            Self::Unwritten(len) => Some(len.min(n))
+                .filter(|left| *left > 0)
+                .map(Self::Unwritten),
+        }
+    }
+
+    /// Appends the encoded value: an extent, or a length in eight bytes.
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Data(extent) => extent.put(out),
+            Self::Unwritten(len) => out.extend(len.to_le_bytes()),
+        }
+    }
+
+    /// Parses a value of the map.
+    pub(crate) fn parse(value: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(value, WHAT);
+        let mapped = if value.len() == 8 {
+            let len = r.u64()?;
+            if len == 0 {
+                return Err(r.malformed());
+            }
+            Self::Unwritten(len)
+        } else {
+            Self::Data(Extent::parse(&mut r)?)
+        };
+        r.end()?;
+        Ok(mapped)
     }
 }
 
@@ -153,6 +221,14 @@ impl Extent {
     pub(crate) fn keep(self, n: u32) -> Option<Self> {
         let live = self.live.min(n);
         (live > 0).then_some(Self { live, ..self })
+    }
+
+    /// This and `next` as one, when they are neighbours in one record.
+    pub(crate) fn joined(&self, next: &Self) -> Option<Self> {
+        let live = self.live.checked_add(next.live)?;
+        let whole = Self { live, ..*self };
+        let fits = whole.is_sound() && whole.skip(self.live).as_ref() == Some(next);
+        fits.then_some(whole)
     }
 
     /// Appends the encoded extent.

@@ -6,7 +6,7 @@
 use super::codec::{Malformed, Reader};
 use super::{COMMIT_LEN_MAX, INLINE_LEN_MAX, TAG_LEN_U32};
 
-const MAGIC: [u8; 8] = *b"encfs0fr";
+const MAGIC: [u8; 8] = *b"encfs1fr";
 const RESERVED: usize = 44;
 /// Bytes that sealing a commit adds: a salt of 32 and a tag.
 const SEALING: u32 = 32 + TAG_LEN_U32;

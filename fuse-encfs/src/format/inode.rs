@@ -1,7 +1,7 @@
 //! Core: what the map holds of a file, besides where its bytes lie.
 
 use super::codec::{Malformed, Reader, put_bytes16};
-use super::{NAME_LEN_MAX, TARGET_LEN_MAX};
+use super::{INLINE_FILE_LEN_MAX, NAME_LEN_MAX, TARGET_LEN_MAX};
 
 /// Number of an inode, never reused in a volume. The root directory is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +53,13 @@ pub(crate) struct InodeRecord {
     pub(crate) parent: Ino,
     /// Cookie of the next new entry, of directories alone.
     pub(crate) next_cookie: u64,
-    /// Target, of symbolic links alone.
-    pub(crate) target: Vec<u8>,
+    /// Bytes that the extents of a regular file cover, or promise to.
+    pub(crate) allocated: u64,
+    /// Extended attributes that it has.
+    pub(crate) xattrs: u32,
+    /// Target of a symbolic link; of a small regular file, which then has no records, the bytes
+    /// that it begins with.
+    pub(crate) inline: Vec<u8>,
 }
 
 impl Timestamp {
@@ -118,7 +123,9 @@ impl InodeRecord {
         self.ctime.put(out);
         out.extend(self.parent.0.to_le_bytes());
         out.extend(self.next_cookie.to_le_bytes());
-        put_bytes16(out, &self.target);
+        out.extend(self.allocated.to_le_bytes());
+        out.extend(self.xattrs.to_le_bytes());
+        put_bytes16(out, &self.inline);
     }
 
     /// Parses an encoded record.
@@ -140,14 +147,33 @@ impl InodeRecord {
             ctime: Timestamp::parse(r)?,
             parent: Ino(r.u64()?),
             next_cookie: r.u64()?,
-            target: r.bytes16(TARGET_LEN_MAX)?.to_vec(),
+            allocated: r.u64()?,
+            xattrs: r.u32()?,
+            inline: r.bytes16(TARGET_LEN_MAX)?.to_vec(),
         };
-        let permitted = record.perm <= 0o7777;
-        let targeted = record.target.is_empty() != (kind == FileKind::Symlink);
-        if permitted && targeted {
+        if record.perm <= 0o7777 && record.inline_is_sound() {
             Ok(record)
         } else {
             Err(r.malformed())
+        }
+    }
+}
+
+impl InodeRecord {
+    /// Whether what is inline fits what the inode is.
+    fn inline_is_sound(&self) -> bool {
+        match self.kind {
+            FileKind::Symlink => !self.inline.is_empty(),
+            FileKind::Regular => {
+                self.inline.is_empty()
+                    || (self.inline.len() <= INLINE_FILE_LEN_MAX
+                        && self.inline.len() as u64 <= self.size)
+            }
+            FileKind::BlockDevice
+            | FileKind::CharDevice
+            | FileKind::Directory
+            | FileKind::Fifo
+            | FileKind::Socket => self.inline.is_empty(),
         }
     }
 }

@@ -4,8 +4,12 @@ use super::codec::{Malformed, Reader};
 use super::{CHUNK_PAD, NODE_LEN_MAX, SALT_LEN, SEGMENT_BEGIN, SEGMENT_LEN_MAX, SegmentId};
 
 const WHAT: &str = "node";
-const HEADER_LEN: usize = 8;
-const ENTRY_LEN: usize = 4;
+/// Bytes before the entries of a node.
+pub(crate) const NODE_HEADER_LEN: usize = 8;
+/// Bytes before the key of an entry.
+pub(crate) const NODE_ENTRY_LEN: usize = 4;
+const HEADER_LEN: usize = NODE_HEADER_LEN;
+const ENTRY_LEN: usize = NODE_ENTRY_LEN;
 
 /// The authenticated address of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,7 @@ pub(crate) struct NodePointer {
 }
 
 /// Fills one node with entries in ascending order of their keys.
+#[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct NodeBuilder {
     level: u8,
@@ -30,7 +35,17 @@ pub(crate) struct NodeBuilder {
 }
 
 /// Entries of a node: keys and values.
+#[cfg(any(test, fuzzing))]
 pub(crate) type NodeEntries<'a> = Vec<(&'a [u8], &'a [u8])>;
+
+/// The entries of a node as they lie in its plaintext, one behind the other.
+#[derive(Debug)]
+pub(crate) struct NodeBody<'a> {
+    /// Where each entry begins in `bytes`.
+    pub(crate) begins: Vec<u16>,
+    /// All entries: length of the key, length of the value, key, value.
+    pub(crate) bytes: &'a [u8],
+}
 
 impl NodePointer {
     /// Encoded bytes.
@@ -62,6 +77,7 @@ impl NodePointer {
     }
 }
 
+#[cfg(test)]
 impl NodeBuilder {
     /// An empty node; level 0 is a leaf.
     pub(crate) fn new(level: u8) -> Self {
@@ -99,47 +115,70 @@ impl NodeBuilder {
         true
     }
 
-    /// Whether it has no entry.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// The first key and the node's plaintext, padded.
     pub(crate) fn finish(self) -> (Vec<u8>, Vec<u8>) {
-        let mut out = Vec::with_capacity(NODE_LEN_MAX);
-        out.extend([self.level, 0]);
-        out.extend(self.count.to_le_bytes());
-        out.extend(
-            u32::try_from(self.body.len())
-                .unwrap_or(u32::MAX)
-                .to_le_bytes(),
-        );
-        out.extend(&self.body);
-        out.resize(out.len().next_multiple_of(CHUNK_PAD as usize), 0);
+        let out = encode_node(self.level, self.count, &self.body);
         (self.first_key, out)
     }
 }
 
-/// Parses a node's plaintext, whose level must be `level`.
-pub(crate) fn parse_node(bytes: &[u8], level: u8) -> Result<NodeEntries<'_>, Malformed> {
+/// The plaintext of a node of `count` entries, padded.
+pub(crate) fn encode_node(level: u8, count: u16, body: &[u8]) -> Vec<u8> {
+    let len = HEADER_LEN.saturating_add(body.len());
+    let mut out = Vec::with_capacity(len.next_multiple_of(CHUNK_PAD as usize));
+    out.extend([level, 0]);
+    out.extend(count.to_le_bytes());
+    out.extend(u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend(body);
+    out.resize(len.next_multiple_of(CHUNK_PAD as usize), 0);
+    out
+}
+
+/// Parses a node's plaintext, whose level must be `level`, up to its entries, whose keys ascend.
+pub(crate) fn parse_node_body(bytes: &[u8], level: u8) -> Result<NodeBody<'_>, Malformed> {
+    if bytes.len() > NODE_LEN_MAX {
+        return Err(Malformed(WHAT));
+    }
     let mut r = Reader::new(bytes, WHAT);
     let (got_level, zero, count) = (r.u8()?, r.u8()?, r.u16()?);
     let body_len = usize::try_from(r.u32()?).map_err(|_| Malformed(WHAT))?;
-    let mut body = Reader::new(r.bytes(body_len)?, WHAT);
+    let body_bytes = r.bytes(body_len)?;
     r.end_padded()?;
-    if got_level != level || zero != 0 {
+    if got_level != level || zero != 0 || usize::from(count) > body_len / ENTRY_LEN {
         return Err(Malformed(WHAT));
     }
-    let mut entries = NodeEntries::new();
+    let mut body = Reader::new(body_bytes, WHAT);
+    let mut begins = Vec::with_capacity(usize::from(count));
+    let (mut begin, mut before) = (0_usize, None);
     for _ in 0..count {
-        let (key_len, value_len) = (body.u16()?, body.u16()?);
-        let key = body.bytes(usize::from(key_len))?;
-        let value = body.bytes(usize::from(value_len))?;
-        if entries.last().is_some_and(|(before, _)| *before >= key) {
+        let (key_len, value_len) = (usize::from(body.u16()?), usize::from(body.u16()?));
+        let key = body.bytes(key_len)?;
+        body.bytes(value_len)?;
+        if before.is_some_and(|before| before >= key) {
             return Err(Malformed(WHAT));
         }
-        entries.push((key, value));
+        before = Some(key);
+        begins.push(u16::try_from(begin).map_err(|_| Malformed(WHAT))?);
+        let entry = ENTRY_LEN.saturating_add(key_len).saturating_add(value_len);
+        begin = begin.saturating_add(entry);
     }
     body.end()?;
+    Ok(NodeBody {
+        begins,
+        bytes: body_bytes,
+    })
+}
+
+/// Parses a node's plaintext, whose level must be `level`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_node(bytes: &[u8], level: u8) -> Result<NodeEntries<'_>, Malformed> {
+    let parsed = parse_node_body(bytes, level)?;
+    let mut body = Reader::new(parsed.bytes, WHAT);
+    let mut entries = NodeEntries::with_capacity(parsed.begins.len());
+    for _ in &parsed.begins {
+        let (key_len, value_len) = (body.u16()?, body.u16()?);
+        let key = body.bytes(usize::from(key_len))?;
+        entries.push((key, body.bytes(usize::from(value_len))?));
+    }
     Ok(entries)
 }

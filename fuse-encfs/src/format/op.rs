@@ -88,6 +88,51 @@ pub(crate) enum Op {
     Trim { map: Ino, from: u64, limit: u32 },
     /// At most `limit` extents of an inode without names go, and the inode after its last.
     Reap { ino: Ino, limit: u32 },
+    /// An extended attribute gets a value.
+    SetXattr {
+        ino: Ino,
+        name: Vec<u8>,
+        value: XattrValue,
+        time: Timestamp,
+    },
+    /// An extended attribute goes.
+    RemoveXattr {
+        ino: Ino,
+        name: Vec<u8>,
+        time: Timestamp,
+    },
+    /// These are a small file's contents from its beginning on, all of them but zeros at its end.
+    Inline {
+        ino: Ino,
+        bytes: Vec<u8>,
+        size: u64,
+        time: Option<Timestamp>,
+        kill_privileges: bool,
+    },
+    /// Holes of a range of a file get space promised.
+    Allocate { ino: Ino, start: u64, end: u64 },
+    /// A range of a file is what a range of a file is, without a copy.
+    Share(Shared),
+}
+
+/// The value of an extended attribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum XattrValue {
+    /// A short one.
+    Inline(Vec<u8>),
+    /// A long one: extents from 0 on, in a map of its own with a fresh number.
+    Extents { map: Ino, extents: Vec<Extent> },
+}
+
+/// Ranges that are to share what they hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shared {
+    pub(crate) from: Ino,
+    pub(crate) from_start: u64,
+    pub(crate) to: Ino,
+    pub(crate) to_start: u64,
+    pub(crate) len: u64,
+    pub(crate) time: Timestamp,
 }
 
 /// How a log segment continues the one before.
@@ -153,6 +198,12 @@ pub(crate) struct Counters {
     pub(crate) next_ino: Ino,
     /// The next segment's.
     pub(crate) next_segment: SegmentId,
+    /// Inodes that there are.
+    pub(crate) files: u64,
+    /// Bytes of records that extents point to.
+    pub(crate) live: u64,
+    /// Bytes that were promised and not written.
+    pub(crate) unwritten: u64,
 }
 
 /// A new inode under its first name.

@@ -3,24 +3,34 @@
 //! A clear part, which is the AAD of the sealed body behind it. Both have a fixed length, so the
 //! object has no byte that is not authenticated.
 
+use std::fmt;
+
 use keys::VolumeId;
 
 use super::codec::{Malformed, Reader};
 use super::op::SegmentRef;
 use super::{FORMAT_VERSION, SegmentUid, TAG_LEN};
 
-const MAGIC: [u8; 8] = *b"encfs0sb";
-const WRAPS: usize = 2;
+const MAGIC: [u8; 8] = *b"encfs1sb";
 /// Salt, key and tag.
 pub(crate) const WRAPPED_VMK_LEN: usize = 32 + 32 + TAG_LEN;
-const WRAP_LEN: usize = 8 + WRAPPED_VMK_LEN;
-const CLEAR_LEN: usize = 96 + WRAPS * WRAP_LEN;
-const CLEAR_LEN_U32: u32 = 272;
+/// Bytes of the longest public key that can be an owner's: RSA with 4096 bits.
+pub(crate) const OWNER_KEY_LEN_MAX: usize = 552;
+/// Bytes of what such a key encrypts.
+pub(crate) const RECOVERY_LEN_MAX: usize = 512;
+const RECOVERY_AT: usize = 296;
+const CLEAR_LEN: usize = RECOVERY_AT + 8 + OWNER_KEY_LEN_MAX + RECOVERY_LEN_MAX;
+const CLEAR_LEN_U32: u32 = 1368;
 const LABEL_LEN: usize = 64;
 const ADDRESS_LEN: usize = 36;
-const BODY_LEN: usize = 8 + 32 + 2 * ADDRESS_LEN + SegmentRef::LEN + 8 + 8 + 4 + 4 + LABEL_LEN;
+const NAME_KEY_LEN: usize = 16;
+const BODY_LEN: usize =
+    8 + 32 + 2 * ADDRESS_LEN + SegmentRef::LEN + 8 + 8 + 4 + 4 + LABEL_LEN + NAME_KEY_LEN;
 /// Bytes of a superblock object.
 pub(crate) const SUPERBLOCK_LEN: usize = CLEAR_LEN + 32 + BODY_LEN + TAG_LEN;
+
+const HAS_OLDER: u32 = 1;
+const HAS_RECOVERY: u32 = 2;
 
 /// The clear part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +43,18 @@ pub(crate) struct ClearPart {
     pub(crate) incompat: u64,
     /// Whose volume it is.
     pub(crate) volume: VolumeId,
-    /// Epoch of the KEK that the wraps are made with.
+    /// Epoch of the KEK that the newest VMK is wrapped with.
     pub(crate) kek_epoch: u32,
     /// Commitment to that KEK.
-    pub(crate) commitment: [u8; 32],
-    /// The volume's master keys: the newest, and during a rotation the one before.
-    pub(crate) wraps: [Option<VmkWrap>; WRAPS],
+    pub(crate) kek_commitment: [u8; 32],
+    /// The newest VMK, wrapped with the KEK.
+    pub(crate) vmk: VmkWrap,
+    /// Commitment to the newest VMK.
+    pub(crate) vmk_commitment: [u8; 32],
+    /// While the volume is re-encrypted: the VMK before, wrapped with the newest.
+    pub(crate) older: Option<VmkWrap>,
+    /// The newest VMK, encrypted to an owner.
+    pub(crate) recovery: Option<RecoveryWrap>,
 }
 
 /// Why a clear part cannot be used.
@@ -60,9 +76,25 @@ pub(crate) enum ClearPartError {
 pub(crate) struct VmkWrap {
     /// Epoch of the key inside.
     pub(crate) epoch: u32,
-    /// The key, sealed with the KEK.
+    /// The key, sealed.
     pub(crate) sealed: [u8; WRAPPED_VMK_LEN],
 }
+
+/// A volume master key, encrypted to the public key of an owner.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct RecoveryWrap {
+    /// The owner's SubjectPublicKeyInfo (RFC 5280), DER.
+    pub(crate) owner: Vec<u8>,
+    /// RSAES-OAEP with SHA-256 and an empty label (RFC 8017) of the key.
+    pub(crate) encrypted: Vec<u8>,
+}
+
+/// The key that names of directory entries are hashed with.
+///
+/// Random, and the same for the life of a volume: the map is sorted by these hashes. It keeps who
+/// chooses names from making them collide and guards nothing else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NameKey(pub(crate) [u8; NAME_KEY_LEN]);
 
 /// Where a CHECKPOINT commit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +132,8 @@ pub(crate) struct Body {
     pub(crate) log_alignment: u16,
     /// For people; not used.
     pub(crate) label: [u8; LABEL_LEN],
+    /// What names are hashed with.
+    pub(crate) name_key: NameKey,
 }
 
 impl ClearPart {
@@ -114,13 +148,25 @@ impl ClearPart {
         }
         out.extend(self.volume.0);
         out.extend(self.kek_epoch.to_le_bytes());
-        let count = self.wraps.iter().flatten().count();
-        out.extend(u32::try_from(count).unwrap_or(0).to_le_bytes());
-        out.extend(self.commitment);
-        for wrap in self.wraps.iter().flatten() {
-            out.extend(wrap.epoch.to_le_bytes());
-            out.extend(0_u32.to_le_bytes());
-            out.extend(wrap.sealed);
+        out.extend(self.vmk.epoch.to_le_bytes());
+        out.extend(self.kek_commitment);
+        out.extend(self.vmk_commitment);
+        out.extend(self.vmk.sealed);
+        let mut has = 0;
+        if self.older.is_some() {
+            has |= HAS_OLDER;
+        }
+        if self.recovery.is_some() {
+            has |= HAS_RECOVERY;
+        }
+        out.extend(has.to_le_bytes());
+        if let Some(older) = &self.older {
+            out.extend(older.epoch.to_le_bytes());
+            out.extend(older.sealed);
+        }
+        out.resize(RECOVERY_AT, 0);
+        if let Some(recovery) = &self.recovery {
+            recovery.put(&mut out);
         }
         out.resize(CLEAR_LEN, 0);
         out
@@ -145,41 +191,97 @@ impl ClearPart {
         whole.end()?;
         let mut r = Reader::new(clear, "superblock");
         r.bytes(16)?;
+        Ok((Self::fields(r)?, clear, sealed))
+    }
+
+    /// What is behind the magic, the version and the length.
+    fn fields(mut r: Reader<'_>) -> Result<Self, Malformed> {
         let (compat, ro_compat, incompat) = (r.u64()?, r.u64()?, r.u64()?);
         let volume = VolumeId(r.array()?);
-        let kek_epoch = r.u32()?;
-        let count = r.u32()?;
-        let commitment = r.array()?;
-        let wraps = match count {
-            1 => [Some(VmkWrap::parse(&mut r)?), None],
-            2 => [Some(VmkWrap::parse(&mut r)?), Some(VmkWrap::parse(&mut r)?)],
-            _ => return Err(r.malformed().into()),
+        let (kek_epoch, vmk_epoch) = (r.u32()?, r.u32()?);
+        let (kek_commitment, vmk_commitment) = (r.array()?, r.array()?);
+        let vmk = VmkWrap {
+            epoch: vmk_epoch,
+            sealed: r.array()?,
         };
+        let has = r.u32()?;
+        let older = VmkWrap {
+            epoch: r.u32()?,
+            sealed: r.array()?,
+        };
+        let older = match has & HAS_OLDER {
+            0 if older.is_zero() => None,
+            HAS_OLDER if older.epoch < vmk.epoch => Some(older),
+            _ => return Err(r.malformed()),
+        };
+        let recovery = match has & HAS_RECOVERY {
+            0 => None,
+            _ => Some(RecoveryWrap::parse(&mut r)?),
+        };
+        if has & !(HAS_OLDER | HAS_RECOVERY) != 0 {
+            return Err(r.malformed());
+        }
         r.end_padded()?;
-        let part = Self {
+        Ok(Self {
             compat,
             ro_compat,
             incompat,
             volume,
             kek_epoch,
-            commitment,
-            wraps,
-        };
-        Ok((part, clear, sealed))
+            kek_commitment,
+            vmk,
+            vmk_commitment,
+            older,
+            recovery,
+        })
     }
 }
 
 impl VmkWrap {
+    fn is_zero(&self) -> bool {
+        self.epoch == 0 && self.sealed.iter().all(|byte| *byte == 0)
+    }
+}
+
+impl RecoveryWrap {
+    /// Both lengths, then both fields, each padded with zeros to the longest that it can be.
+    fn put(&self, out: &mut Vec<u8>) {
+        // Whoever made the wrap has checked that both fit.
+        for len in [self.owner.len(), self.encrypted.len()] {
+            out.extend(u16::try_from(len).unwrap_or(0).to_le_bytes());
+        }
+        out.extend([0; 4]);
+        for (field, max) in [
+            (&self.owner, OWNER_KEY_LEN_MAX),
+            (&self.encrypted, RECOVERY_LEN_MAX),
+        ] {
+            let padding = max.saturating_sub(field.len());
+            out.extend(field.iter().take(max));
+            out.extend(std::iter::repeat_n(0, padding));
+        }
+    }
+
     fn parse(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let epoch = r.u32()?;
+        let (owner, encrypted) = (r.u16()?, r.u16()?);
         if r.u32()? != 0 {
             return Err(r.malformed());
         }
         Ok(Self {
-            epoch,
-            sealed: r.array()?,
+            owner: padded(r, owner, OWNER_KEY_LEN_MAX)?,
+            encrypted: padded(r, encrypted, RECOVERY_LEN_MAX)?,
         })
     }
+}
+
+/// A field of 1 to `max` bytes, padded with zeros to `max`.
+fn padded(r: &mut Reader<'_>, len: u16, max: usize) -> Result<Vec<u8>, Malformed> {
+    let mut field = Reader::new(r.bytes(max)?, "recovery wrap");
+    let bytes = field.bytes(usize::from(len))?.to_vec();
+    if bytes.is_empty() {
+        return Err(field.malformed());
+    }
+    field.end_padded()?;
+    Ok(bytes)
 }
 
 impl CheckpointAddress {
@@ -200,7 +302,12 @@ impl CheckpointAddress {
 
 impl Body {
     /// The body of a new volume, which names nothing yet.
-    pub(crate) fn first(genesis: [u8; 32], vmk_epoch: u32, log_alignment: u16) -> Self {
+    pub(crate) fn first(
+        genesis: [u8; 32],
+        vmk_epoch: u32,
+        log_alignment: u16,
+        name_key: NameKey,
+    ) -> Self {
         let segment = SegmentRef {
             uid: SegmentUid([0; 16]),
             vmk_epoch,
@@ -222,6 +329,7 @@ impl Body {
             anchored_once: false,
             log_alignment,
             label: [0; LABEL_LEN],
+            name_key,
         }
     }
 
@@ -239,6 +347,7 @@ impl Body {
         out.extend([u8::from(self.anchored_once), 0]);
         out.extend(self.log_alignment.to_le_bytes());
         out.extend(self.label);
+        out.extend(self.name_key.0);
         out
     }
 
@@ -257,6 +366,7 @@ impl Body {
         let zero = r.u8()?;
         let log_alignment = r.u16()?;
         let label = r.array()?;
+        let name_key = NameKey(r.array()?);
         let sound = zero == 0
             && generation.checked_rem(2) == Some(u64::from(slot))
             && matches!(log_alignment, 512 | 4096);
@@ -276,12 +386,27 @@ impl Body {
             anchored_once,
             log_alignment,
             label,
+            name_key,
         })
+    }
+}
+
+impl fmt::Debug for RecoveryWrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecoveryWrap(..)")
+    }
+}
+
+impl fmt::Debug for NameKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NameKey(..)")
     }
 }
 
 const _: () = assert!(
     CLEAR_LEN_U32 as usize == CLEAR_LEN
-        && SUPERBLOCK_LEN == 540
+        && RECOVERY_AT == 16 + 24 + 16 + 8 + 64 + WRAPPED_VMK_LEN + 4 + 4 + WRAPPED_VMK_LEN
+        && SUPERBLOCK_LEN == 1652
+        && SUPERBLOCK_LEN <= 4096
         && ADDRESS_LEN == SegmentRef::LEN + 16
 );

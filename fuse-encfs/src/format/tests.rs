@@ -112,6 +112,9 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
             counters: Counters {
                 next_ino: Ino(ino),
                 next_segment: SegmentId(segment),
+                files: ino ^ 5,
+                live: as_of,
+                unwritten: ino,
             },
             anchored,
         },
@@ -196,6 +199,59 @@ fn of_files() -> impl Strategy<Value = Op> {
         }),
         (ino(), any::<(u64, u32)>()).prop_map(|(map, (from, limit))| Op::Trim { map, from, limit }),
         (ino(), any::<u32>()).prop_map(|(ino, limit)| Op::Reap { ino, limit }),
+        of_attributes(),
+        (ino(), any::<[u64; 2]>()).prop_map(|(ino, [start, end])| Op::Allocate { ino, start, end }),
+        (any::<[u64; 5]>(), timestamp()).prop_map(|([a, b, c, d, len], time)| {
+            Op::Share(Shared {
+                from: Ino(a),
+                from_start: b,
+                to: Ino(c),
+                to_start: d,
+                len,
+                time,
+            })
+        }),
+        (
+            ino(),
+            prop::collection::vec(any::<u8>(), 0..INLINE_FILE_LEN_MAX),
+            any::<(u64, bool)>(),
+            prop::option::of(timestamp())
+        )
+            .prop_map(|(ino, bytes, (size, kill_privileges), time)| Op::Inline {
+                ino,
+                bytes,
+                size,
+                time,
+                kill_privileges
+            }),
+    ]
+}
+
+fn of_attributes() -> impl Strategy<Value = Op> {
+    let name = || prop::collection::vec(1..=255_u8, 1..=255);
+    let short = prop::collection::vec(any::<u8>(), 0..=XATTR_INLINE_LEN_MAX);
+    let extents = prop::collection::vec(extent(), 0..4);
+    let value = prop_oneof![
+        short.prop_map(XattrValue::Inline),
+        (any::<u64>(), extents).prop_map(|(map, extents)| XattrValue::Extents {
+            map: Ino(map),
+            extents
+        }),
+    ];
+    prop_oneof![
+        (any::<u64>(), name(), value, timestamp()).prop_map(|(ino, name, value, time)| {
+            Op::SetXattr {
+                ino: Ino(ino),
+                name,
+                value,
+                time,
+            }
+        }),
+        (any::<u64>(), name(), timestamp()).prop_map(|(ino, name, time)| Op::RemoveXattr {
+            ino: Ino(ino),
+            name,
+            time
+        }),
     ]
 }
 
@@ -287,6 +343,7 @@ proptest! {
         let _ = parse_commit(&bytes);
         let _ = parse_node(&bytes, 0);
         let _ = ClearPart::parse(&bytes);
+        let _ = SegmentHeader::parse(&bytes);
         let _ = Body::parse(&bytes, 0);
         let _ = Extent::parse(&mut Reader::new(&bytes, "extent"));
         let _ = NodePointer::parse(&mut Reader::new(&bytes, "pointer"));
@@ -370,47 +427,102 @@ fn sizes_of_records() {
 
 #[test]
 fn a_superblock_comes_back_and_each_field_is_checked() {
-    let wrap = |epoch| VmkWrap {
+    let wrap = |epoch, byte| VmkWrap {
         epoch,
-        sealed: [9; WRAPPED_VMK_LEN],
+        sealed: [byte; WRAPPED_VMK_LEN],
     };
-    for wraps in [[Some(wrap(0)), None], [Some(wrap(4)), Some(wrap(3))]] {
+    let recovery = RecoveryWrap {
+        owner: vec![3; 422],
+        encrypted: vec![4; 384],
+    };
+    for (older, recovery) in [
+        (None, None),
+        (Some(wrap(3, 9)), None),
+        (None, Some(recovery.clone())),
+        (Some(wrap(0, 9)), Some(recovery)),
+    ] {
         let clear = ClearPart {
             compat: 1,
             ro_compat: 2,
             incompat: 3,
             volume: VolumeId([7; 16]),
             kek_epoch: 5,
-            commitment: [6; 32],
-            wraps,
+            kek_commitment: [6; 32],
+            vmk: wrap(4, 8),
+            vmk_commitment: [5; 32],
+            older,
+            recovery,
         };
-        let mut body = Body::first([8; 32], 3, 512);
+        let mut body = Body::first([8; 32], 3, 512, NameKey([9; 16]));
         body.durable_seq = 77;
         let mut object = clear.bytes();
         object.extend(vec![0xaa; SUPERBLOCK_LEN - object.len()]);
         let (parsed, aad, sealed) = ClearPart::parse(&object).unwrap();
-        assert_eq!((&parsed, aad, sealed.len()), (&clear, &object[..272], 268));
+        assert_eq!((&parsed, aad, sealed.len()), (&clear, &object[..1368], 284));
         assert_eq!(Body::parse(&body.bytes(), 1), Ok(body.clone()));
         assert!(
             Body::parse(&body.bytes(), 0).is_err(),
             "it belongs into the other slot"
         );
 
-        let mut check = |at: usize, want: ClearPartError| {
-            object[at] ^= 1;
+        let malformed = ClearPartError::Malformed(Malformed("superblock"));
+        let mut check = |at: usize, bits: u8, want: ClearPartError| {
+            object[at] ^= bits;
             assert_eq!(ClearPart::parse(&object).unwrap_err(), want, "byte {at}");
-            object[at] ^= 1;
+            object[at] ^= bits;
         };
-        check(0, ClearPartError::NotAVolume);
-        check(8, ClearPartError::OtherVersion);
-        check(12, ClearPartError::Malformed(Malformed("superblock")));
-        let reserved = 96 + 4;
-        check(reserved, ClearPartError::Malformed(Malformed("superblock")));
+        check(0, 1, ClearPartError::NotAVolume);
+        check(8, 1, ClearPartError::OtherVersion);
+        check(12, 1, malformed);
+        check(208, 4, malformed);
+        if clear.older.is_some() {
+            check(208, 1, malformed);
+            check(212, 0xff, malformed);
+        } else {
+            check(212, 1, malformed);
+            check(295, 1, malformed);
+        }
+        if clear.recovery.is_some() {
+            let field = ClearPartError::Malformed(Malformed("recovery wrap"));
+            check(300, 1, malformed);
+            check(297, 0xf0, field);
+            check(296, 0xff, field);
+            check(855, 1, field);
+            check(1367, 1, field);
+        } else {
+            check(296, 1, malformed);
+            check(1367, 1, malformed);
+        }
         let mut longer = object.clone();
         longer.push(0);
         assert!(ClearPart::parse(&longer).is_err());
         assert!(ClearPart::parse(&object[..SUPERBLOCK_LEN - 1]).is_err());
     }
+}
+
+#[test]
+fn a_segment_header_comes_back_and_each_field_is_checked() {
+    let header = SegmentHeader {
+        volume: VolumeId([7; 16]),
+        kind: SegmentKind::Node,
+        segment: SegmentRef {
+            uid: SegmentUid([8; 16]),
+            vmk_epoch: 9,
+        },
+        id: SegmentId(10),
+    };
+    let birth = SegmentBirth { created: -1 };
+    assert_eq!(SegmentBirth::parse(&birth.bytes()), Ok(birth));
+    let mut bytes = header.bytes();
+    bytes.extend(vec![0xaa; 4096 - bytes.len()]);
+    let (parsed, clear, sealed) = SegmentHeader::parse(&bytes).unwrap();
+    assert_eq!((parsed, clear, sealed.len()), (header, &bytes[..64], 4032));
+    for at in [0, 8, 12, 13, 56, 63] {
+        let mut bent = bytes.clone();
+        bent[at] ^= 0xf0;
+        assert!(SegmentHeader::parse(&bent).is_err(), "byte {at}");
+    }
+    assert!(SegmentHeader::parse(&bytes[..4095]).is_err());
 }
 
 #[test]

@@ -1,11 +1,17 @@
 //! Core: names.
 
-use super::{Attr, CHANGE_COST, Caller, Fs, attr, inode};
+use std::ops::ControlFlow;
+
+use super::xattr::{inherited, ops_of_inherited};
+use super::{Attr, Caller, Fs, inode};
 use crate::error::FsError;
 use crate::format::{
-    FileKind, Ino, NAME_LEN_MAX, NewNode, Op, RenameMode, TARGET_LEN_MAX, Timestamp, is_file_name,
+    AttrChange, FileKind, Ino, NAME_LEN_MAX, NewNode, Op, RenameMode, TARGET_LEN_MAX, Timestamp,
+    is_file_name,
 };
-use crate::tables::{Directory, Dirent, Tables};
+use crate::journal::Change;
+use crate::space::Need;
+use crate::tables::{Dirent, Tables};
 
 /// Set-group-id: on a directory, what is made in it gets its group.
 const S_ISGID: u16 = 0o2000;
@@ -16,8 +22,10 @@ const LINKS_MAX: u32 = 65_000;
 #[derive(Debug, Clone)]
 pub(crate) struct NewEntry<'a> {
     pub(crate) kind: FileKind,
-    /// Permission bits, the umask already applied.
+    /// Permission bits as the caller asked for them.
     pub(crate) perm: u16,
+    /// What the caller's umask takes off them where the directory has no default list.
+    pub(crate) umask: u16,
     pub(crate) rdev: u32,
     /// Target, of a symbolic link alone.
     pub(crate) target: &'a [u8],
@@ -45,11 +53,12 @@ pub(crate) struct Entry<'a> {
 impl Fs {
     /// Looks a name up, and counts a lookup of what it leads to.
     pub(crate) fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
-        let live = self.journal.tables();
-        let entry = find(&live.tables, parent, name)?.ok_or(FsError::NoEntry)?;
-        let attr = attr(&live.tables, entry.ino)?;
+        let tables = self.journal.tables();
+        let entry = find(&tables, parent, name)?.ok_or(FsError::NoEntry)?;
         self.lookups.add(entry.ino);
-        Ok(attr)
+        // Reaped since the tables were looked at, it may be gone.
+        self.getattr(entry.ino)
+            .inspect_err(|_| self.forget(entry.ino, 1))
     }
 
     /// Makes a file, directory, link or device, and counts a lookup of it.
@@ -67,43 +76,50 @@ impl Fs {
         if (new.kind == FileKind::Symlink) == new.target.is_empty() {
             return Err(FsError::Invalid);
         }
-        self.journal.admit(CHANGE_COST)?;
+        self.admit(Need::CHANGE)?;
+        let is_file = new.kind == FileKind::Regular;
         let build = |tables: &Tables| {
             free_name(tables, parent, name)?;
-            let above = &inode(tables, parent)?.record;
+            let above = inode(tables, parent)?;
             let is_directory = new.kind == FileKind::Directory;
             if is_directory && above.nlink >= LINKS_MAX {
                 return Err(FsError::LinkLimit);
             }
             let inherits = above.perm & S_ISGID != 0;
-            let inherited = if inherits && is_directory { S_ISGID } else { 0 };
-            Ok(vec![Op::Create(NewNode {
+            let setgid = if inherits && is_directory { S_ISGID } else { 0 };
+            let lists = inherited(tables, parent, &above, new)?;
+            let ino = tables.counters().next_ino;
+            let mut ops = vec![Op::Create(NewNode {
                 parent,
                 name: name.to_vec(),
-                ino: tables.counters().next_ino,
+                ino,
                 kind: new.kind,
-                perm: new.perm | inherited,
+                perm: lists.perm | setgid,
                 uid: caller.uid,
                 gid: if inherits { above.gid } else { caller.gid },
                 rdev: new.rdev,
                 time: now,
                 target: new.target.to_vec(),
-            })])
+            })];
+            ops.extend(ops_of_inherited(ino, &lists, now));
+            ops.extend(is_file.then(|| stamped(ino, Timestamp::of_tick())));
+            Ok(ops)
         };
-        self.journal.change(build, |tables| {
+        let made = self.journal.change(build, |tables| {
             let entry = find(tables, parent, name)?.ok_or(FsError::NoEntry)?;
             self.lookups.add(entry.ino);
-            attr(tables, entry.ino)
-        })
+            Ok(entry.ino)
+        })?;
+        self.getattr(made)
     }
 
     /// Gives an inode one more name, and counts a lookup of it.
     pub(crate) fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         let time = Timestamp::now();
-        self.journal.admit(CHANGE_COST)?;
+        self.admit(Need::CHANGE)?;
         let build = |tables: &Tables| {
             free_name(tables, parent, name)?;
-            let record = &inode(tables, ino)?.record;
+            let record = inode(tables, ino)?;
             if record.kind == FileKind::Directory {
                 return Err(FsError::NotPermitted);
             }
@@ -118,10 +134,11 @@ impl Fs {
                 }]),
             }
         };
-        self.journal.change(build, |tables| {
+        self.journal.change(build, |_| {
             self.lookups.add(ino);
-            attr(tables, ino)
-        })
+            Ok(())
+        })?;
+        self.getattr(ino)
     }
 
     /// Removes a name of what is not a directory.
@@ -139,14 +156,10 @@ impl Fs {
     /// Removes an empty directory.
     pub(crate) fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         self.remove(parent, name, |tables, entry| {
-            let removed = inode(tables, entry.ino)?
-                .directory()
-                .ok_or(FsError::NotDirectory)?;
-            if removed.is_empty() {
-                Ok(())
-            } else {
-                Err(FsError::NotEmpty)
+            if entry.kind != FileKind::Directory {
+                return Err(FsError::NotDirectory);
             }
+            empty(tables, entry.ino)
         })
     }
 
@@ -160,7 +173,7 @@ impl Fs {
         let mut removed = Ino(0);
         let build = |tables: &Tables| {
             let entry = find(tables, parent, name)?.ok_or(FsError::NoEntry)?;
-            check(tables, entry)?;
+            check(tables, &entry)?;
             removed = entry.ino;
             Ok(vec![Op::Unlink {
                 parent,
@@ -183,7 +196,10 @@ impl Fs {
         let build = |tables: &Tables| {
             let ops = rename_ops(tables, from, to, rule)?;
             replaced = find(tables, to.0, to.1)?.map(|entry| entry.ino);
-            Ok(ops)
+            let moved = find(tables, from.0, from.1)?.map(|entry| entry.ino);
+            // A crash must leave the old contents or the new ones.
+            let owes = moved.filter(|_| replaced.is_some());
+            Ok(Change { ops, owes })
         };
         self.journal.change(build, |_| Ok(()))?;
         replaced.map_or(Ok(()), |ino| self.reap(ino))
@@ -197,37 +213,58 @@ impl Fs {
         cookie: u64,
         mut show: impl FnMut(&Entry<'_>) -> bool,
     ) -> Result<(), FsError> {
-        let live = self.journal.tables();
-        let tables = &live.tables;
-        let this = inode(tables, dir)?;
-        let directory = this.directory().ok_or(FsError::NotDirectory)?;
-        let dots = [(1, &b"."[..], dir), (2, &b".."[..], this.record.parent)];
-        for (at, name, ino) in dots.into_iter().filter(|(at, ..)| *at > cookie) {
-            if !show(&Entry {
-                cookie: at,
-                name,
-                attr: attr(tables, ino)?,
-            }) {
+        let tables = self.journal.tables();
+        let this = inode(&tables, dir)?;
+        if this.kind != FileKind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        self.note_access(dir, &this);
+        let dots = [(1, &b"."[..], dir), (2, &b".."[..], this.parent)];
+        for (cookie, name, ino) in dots.into_iter().filter(|(at, ..)| *at > cookie) {
+            let attr = self.getattr(ino)?;
+            if !show(&Entry { cookie, name, attr }) {
                 return Ok(());
             }
         }
-        for (at, entry) in directory.entries_after(cookie) {
-            let shown = Entry {
-                cookie: at,
-                name: &entry.name,
-                attr: attr(tables, entry.ino)?,
-            };
-            if !show(&shown) {
-                return Ok(());
+        let mut failed = None;
+        tables.entries_after(dir, cookie, |cookie, entry| {
+            // As it is now, not as in `tables`: what was pending then may be in the map since, and
+            // the kernel keeps what it is shown.
+            match self.getattr(entry.ino) {
+                Ok(attr) => {
+                    let name = &entry.name;
+                    if show(&Entry { cookie, name, attr }) {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
+                }
+                Err(FsError::NoEntry) => ControlFlow::Continue(()),
+                Err(e) => {
+                    failed = Some(e);
+                    ControlFlow::Break(())
+                }
             }
-        }
-        Ok(())
+        })?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Counts a lookup of an inode that a listing has shown with its attributes.
     pub(crate) fn count_lookup(&self, ino: Ino) {
         self.lookups.add(ino);
     }
+}
+
+/// The times of a new file. What is written to it next is stamped by the kernel, by its own clock,
+/// and must not look older than the file.
+fn stamped(ino: Ino, time: Timestamp) -> Op {
+    let change = AttrChange {
+        atime: Some(time),
+        mtime: Some(time),
+        ctime: Some(time),
+        ..AttrChange::default()
+    };
+    Op::SetAttr { ino, change }
 }
 
 fn rename_ops(
@@ -238,7 +275,7 @@ fn rename_ops(
 ) -> Result<Vec<Op>, FsError> {
     let moved = find(tables, from.0, from.1)?.ok_or(FsError::NoEntry)?;
     let taken = find(tables, to.0, to.1)?;
-    let mode = match (rule, taken) {
+    let mode = match (rule, &taken) {
         (RenameRule::Exchange, None) => return Err(FsError::NoEntry),
         (RenameRule::Exchange, Some(other)) => {
             beside(tables, from.0, other)?;
@@ -248,12 +285,12 @@ fn rename_ops(
         (RenameRule::NoReplace | RenameRule::Replace, _) => RenameMode::Replace,
         (RenameRule::Whiteout, _) => RenameMode::Whiteout(tables.counters().next_ino),
     };
-    beside(tables, to.0, moved)?;
+    beside(tables, to.0, &moved)?;
     match taken {
         None => free_name(tables, to.0, to.1)?,
         // Two names of one file: POSIX wants nothing to happen.
         Some(taken) if taken.ino == moved.ino => return Ok(Vec::new()),
-        Some(taken) if mode != RenameMode::Exchange => can_replace(tables, moved, taken)?,
+        Some(taken) if mode != RenameMode::Exchange => can_replace(tables, &moved, &taken)?,
         Some(_) => {}
     }
     let place = |(parent, name): (Ino, &[u8])| (parent, name.to_vec());
@@ -276,7 +313,7 @@ fn beside(tables: &Tables, target: Ino, moved: &Dirent) -> Result<(), FsError> {
         if at == moved.ino {
             return Err(FsError::Invalid);
         }
-        at = inode(tables, at)?.record.parent;
+        at = inode(tables, at)?.parent;
     }
     Ok(())
 }
@@ -287,31 +324,26 @@ fn can_replace(tables: &Tables, moved: &Dirent, taken: &Dirent) -> Result<(), Fs
         (false, false) => Ok(()),
         (false, true) => Err(FsError::IsDirectory),
         (true, false) => Err(FsError::NotDirectory),
-        (true, true) => {
-            let replaced = inode(tables, taken.ino)?
-                .directory()
-                .ok_or(FsError::NotDirectory)?;
-            if replaced.is_empty() {
-                Ok(())
-            } else {
-                Err(FsError::NotEmpty)
-            }
-        }
+        (true, true) => empty(tables, taken.ino),
     }
 }
 
-fn directory(tables: &Tables, ino: Ino) -> Result<&Directory, FsError> {
-    inode(tables, ino)?.directory().ok_or(FsError::NotDirectory)
+fn empty(tables: &Tables, directory: Ino) -> Result<(), FsError> {
+    if tables.is_empty_directory(directory)? {
+        Ok(())
+    } else {
+        Err(FsError::NotEmpty)
+    }
 }
 
-fn find<'a>(tables: &'a Tables, parent: Ino, name: &[u8]) -> Result<Option<&'a Dirent>, FsError> {
-    let directory = directory(tables, parent)?;
+fn find(tables: &Tables, parent: Ino, name: &[u8]) -> Result<Option<Dirent>, FsError> {
+    if inode(tables, parent)?.kind != FileKind::Directory {
+        return Err(FsError::NotDirectory);
+    }
     if name.len() > NAME_LEN_MAX {
         return Err(FsError::NameTooLong);
     }
-    Ok(tables
-        .find(directory, name)
-        .and_then(|cookie| directory.entry(cookie)))
+    Ok(tables.find(parent, name)?.map(|(_, entry)| entry))
 }
 
 /// Checks that a name can be made: a possible one, not taken, in a directory that still is there.
@@ -319,7 +351,7 @@ fn free_name(tables: &Tables, parent: Ino, name: &[u8]) -> Result<(), FsError> {
     if find(tables, parent, name)?.is_some() {
         return Err(FsError::Exists);
     }
-    if inode(tables, parent)?.record.nlink == 0 {
+    if inode(tables, parent)?.nlink == 0 {
         return Err(FsError::NoEntry);
     }
     if is_file_name(name) {

@@ -1,17 +1,27 @@
-//! Core: the contents of files.
+//! Core: reading and writing the contents of files.
 
 use std::cell::RefCell;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use super::inode::FILE_LEN_MAX;
-use super::{CHANGE_COST, Counters, Fs, inode};
+use super::overlay::Piece;
+use super::vnode::Vnode;
+use super::{Counters, Fs, regular};
 use crate::error::FsError;
-use crate::format::{Extent, Ino, Op, RECORD_LEN_MAX, SegmentId, Timestamp, Written};
+use crate::format::{Extent, Ino, InodeRecord, Mapped, RECORD_LEN_MAX, SegmentId, Timestamp};
 use crate::segment::ReadError;
+use crate::space::Need;
 use crate::tables::{SegmentEntry, Tables, without_privileges};
 
 /// Looking an extent up again is worth it only if it can have moved meanwhile.
 const READ_TRIES: u32 = 3;
+/// Writes of this many bytes are sealed at once; smaller ones are buffered, so that they become
+/// records of some size or ride in the log.
+const DIRECT_LEN: usize = 64 << 10;
+/// Pieces of one file that wait for the map at most.
+const PIECES_MAX: usize = if cfg!(test) { 64 } else { 32 << 10 };
+/// Bytes of one file that are buffered at most.
+const BUFFER_MAX: usize = 1 << 20;
 
 thread_local! {
     /// Ciphertext of a read, kept from one to the next: a megabyte of fresh memory costs as much
@@ -28,9 +38,27 @@ pub(crate) struct WriteMode {
     pub(crate) kills_privileges: bool,
 }
 
-/// A part of a read: a piece of an extent, and where it goes.
+/// Bytes that a range of a file has already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct There {
+    /// In the map, promises included.
+    pub(super) all: u64,
+    /// Promised, and nothing is pending in their place.
+    pub(super) promised: u64,
+}
+
+/// What a read takes out of records, and how many bytes it gives.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    parts: Vec<Part>,
+    /// What is not zeros, of the bytes that it gives.
+    covered: Vec<Range<usize>>,
+    len: usize,
+}
+
+/// A part of an extent, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Piece {
+struct Part {
     extent: Extent,
     entry: SegmentEntry,
     from: u32,
@@ -40,22 +68,18 @@ struct Piece {
 impl Fs {
     /// Reads at `offset` until `out` is full or the file ends, and gives how much.
     pub(crate) fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<usize, FsError> {
-        let (mut pieces, mut len) = self.plan(ino, offset, out.len())?;
+        let mut plan = self.plan(ino, offset, out)?;
         for _ in 0..READ_TRIES {
-            let out = out.get_mut(..len).ok_or(FsError::Invalid)?;
-            let failed = match self.read_pieces(&pieces, out) {
-                Ok(()) => {
-                    Counters::add(&self.counters.bytes_read, len);
-                    return Ok(len);
-                }
-                Err((segment, e)) => (segment, e),
+            let Err(failed) = self.read_parts(&plan, out) else {
+                Counters::add(&self.counters.bytes_read, plan.len);
+                return Ok(plan.len);
             };
-            // What was read may have been written anew and its old place deleted meanwhile.
-            let again = self.plan(ino, offset, out.len())?;
-            if (&again.0, again.1) == (&pieces, len) {
+            // It may have moved since, and its segment may be gone.
+            let again = self.plan(ino, offset, out)?;
+            if again == plan {
                 return Err(self.report(ino, failed.0, failed.1));
             }
-            (pieces, len) = again;
+            plan = again;
         }
         Err(FsError::Failed("a file changes faster than it can be read"))
     }
@@ -70,120 +94,161 @@ impl Fs {
     ) -> Result<bool, FsError> {
         let end = offset
             .checked_add(data.len() as u64)
-            .filter(|end| *end <= FILE_LEN_MAX);
-        end.ok_or(FsError::TooLarge)?;
+            .filter(|end| *end <= FILE_LEN_MAX)
+            .ok_or(FsError::TooLarge)?;
+        if self.journal.has_failed() {
+            return Err(FsError::ReadOnly);
+        }
+        let record = regular(&self.journal.tables(), ino)?;
         if data.is_empty() {
             return Ok(false);
         }
-        self.journal.admit(data.len() as u64 + CHANGE_COST)?;
-        let (mut extents, mut pins) = (Vec::new(), Vec::new());
-        for record in data.chunks(RECORD_LEN_MAX) {
-            let (extent, pin) = self.journal.write_data(record)?;
-            extents.push(extent);
-            pins.push(pin);
-        }
+        self.admit(self.need_of(ino, &record, offset..end)?)?;
+        let vnode = self.vnodes.get_or_make(ino);
+        self.take_in(ino, &vnode, offset, data)?;
         let time = (!mode.kernel_keeps_times).then(Timestamp::now);
-        let mut kill_privileges = false;
-        let build = |tables: &Tables| {
-            let inode = inode(tables, ino)?;
-            inode.extents().ok_or(FsError::Invalid)?;
-            let perm = inode.record.perm;
-            kill_privileges = mode.kills_privileges && without_privileges(perm) != perm;
-            Ok(vec![Op::Write(Written {
-                ino,
-                start: offset,
-                extents,
-                time,
-                kill_privileges,
-            })])
-        };
-        self.journal.change(build, |_| Ok(()))?;
-        drop(pins);
+        vnode.state.write().overlay.note(end, time);
+        let pieces = vnode.state.read().overlay.count_pieces();
+        drop(vnode);
         Counters::add(&self.counters.bytes_written, data.len());
-        Ok(kill_privileges)
+        if pieces > PIECES_MAX {
+            self.drain(ino)?;
+        }
+        if data.len() < DIRECT_LEN {
+            self.note_buffered(data.len());
+        }
+        // Capabilities go with every write, the other privileges with that of who has none.
+        self.kill_privileges(ino, &record, |record| match mode.kills_privileges {
+            true => without_privileges(record.perm),
+            false => record.perm,
+        })
     }
 
-    /// Makes a range of a file a hole; with `grow` the file reaches to its end at least.
-    pub(crate) fn punch(&self, ino: Ino, range: Range<u64>, grow: bool) -> Result<(), FsError> {
-        if range.end > FILE_LEN_MAX {
-            return Err(FsError::TooLarge);
+    /// What writing a range of a file needs. What is there already makes the volume hold no more,
+    /// and what was promised was taken off the store's space when it was.
+    fn need_of(&self, ino: Ino, record: &InodeRecord, range: Range<u64>) -> Result<Need, FsError> {
+        let len = range.end.saturating_sub(range.start);
+        let tables = self.journal.tables();
+        let matters = self.journal.reserve().is_limited() || tables.counters().unwritten > 0;
+        if !matters || record.allocated == 0 {
+            return Ok(Need::of_contents(len, len));
         }
-        let time = Timestamp::now();
-        let build = |tables: &Tables| {
-            let inode = inode(tables, ino)?;
-            inode.extents().ok_or(FsError::Invalid)?;
-            let mut ops = vec![Op::Punch {
-                ino,
-                start: range.start,
-                end: range.end,
-                time,
-            }];
-            if grow && range.end > inode.record.size {
-                ops.push(Op::Truncate {
-                    ino,
-                    size: range.end,
-                    time: Some(time),
-                });
-            }
-            Ok(ops)
+        let there = self.there(ino, &range)?;
+        Ok(Need::of_contents(
+            len.saturating_sub(there.promised),
+            len.saturating_sub(there.all),
+        ))
+    }
+
+    /// What a range of a file has already.
+    pub(super) fn there(&self, ino: Ino, range: &Range<u64>) -> Result<There, FsError> {
+        let vnode = self.vnodes.get(ino);
+        let state = vnode.as_ref().map(|vnode| vnode.state.read());
+        let pending = |part: &Range<u64>| {
+            let pieces = state
+                .iter()
+                .flat_map(|state| state.overlay.overlapping(part));
+            let parts = pieces.map(|(start, piece)| {
+                let end = start.saturating_add(piece.len()).min(part.end);
+                end.saturating_sub(start.max(part.start))
+            });
+            parts.sum::<u64>()
         };
-        self.journal.change(build, |_| Ok(()))
-    }
-
-    /// Which pieces of which extents a read needs, and how many bytes it will give.
-    fn plan(&self, ino: Ino, offset: u64, len: usize) -> Result<(Vec<Piece>, usize), FsError> {
-        let live = self.journal.tables();
-        let inode = inode(&live.tables, ino)?;
-        let extents = inode.extents().ok_or(FsError::Invalid)?;
-        let end = offset.saturating_add(len as u64).min(inode.record.size);
-        if end <= offset {
-            return Ok((Vec::new(), 0));
-        }
-        let first = extents
-            .range(..=offset)
-            .next_back()
-            .map_or(offset, |(start, _)| *start);
-        let mut pieces = Vec::new();
-        for (start, extent) in extents.range(first..end) {
-            let from = offset.max(*start);
-            let to = end.min(*start + u64::from(extent.live));
-            if from >= to {
-                continue;
+        let mut there = There::default();
+        self.journal.tables().mapped(ino, range, |start, mapped| {
+            let end = start.saturating_add(mapped.live()).min(range.end);
+            let part = start.max(range.start)..end;
+            let len = part.end.saturating_sub(part.start);
+            there.all += len;
+            if let Mapped::Unwritten(_) = mapped {
+                there.promised += len.saturating_sub(pending(&part));
             }
-            let entry = live.tables.segment(extent.segment);
-            let within = |at: u64, base: u64| usize::try_from(at - base).ok();
-            let piece = || {
-                Some(Piece {
-                    extent: *extent,
-                    entry: entry?,
-                    from: u32::try_from(from - start).ok()?,
-                    out: within(from, offset)?..within(to, offset)?,
-                })
-            };
-            pieces.push(piece().ok_or(FsError::Failed("an extent leads nowhere"))?);
-        }
-        let len = usize::try_from(end - offset).map_err(|_| FsError::Invalid)?;
-        Ok((pieces, len))
+            ControlFlow::Continue(())
+        })?;
+        Ok(there)
     }
 
-    fn read_pieces(&self, pieces: &[Piece], out: &mut [u8]) -> Result<(), (SegmentId, ReadError)> {
+    /// Takes bytes into the overlay.
+    fn take_in(&self, ino: Ino, vnode: &Vnode, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        if data.len() < DIRECT_LEN {
+            let mut state = vnode.state.write();
+            state.overlay.buffer(offset, data);
+            if state.overlay.buffered() >= BUFFER_MAX {
+                self.seal_buffers(ino, &mut state)?;
+            }
+            return Ok(());
+        }
+        let mut sealed = Vec::new();
+        for record in data.chunks(RECORD_LEN_MAX) {
+            sealed.push(self.journal.write_record(ino, record)?);
+        }
+        let mut state = vnode.state.write();
+        let mut at = offset;
+        for (extent, record) in sealed {
+            state.overlay.place(at, Piece::Sealed(extent, record));
+            at += u64::from(extent.live);
+        }
+        Ok(())
+    }
+
+    /// Finds out what a read needs, and copies what is in memory already.
+    fn plan(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<Plan, FsError> {
+        let vnode = self.vnodes.get(ino);
+        let state = vnode.as_ref().map(|vnode| vnode.state.read());
+        let tables = self.journal.tables();
+        let record = regular(&tables, ino)?;
+        let overlay = state.as_ref().map(|state| &state.overlay);
+        let size = record.size.max(overlay.map_or(0, |overlay| overlay.size()));
+        let end = offset.saturating_add(out.len() as u64).min(size);
+        let mut reader = Reader {
+            tables: &tables,
+            begin: offset,
+            out,
+            plan: Plan {
+                parts: Vec::new(),
+                covered: Vec::new(),
+                len: usize::try_from(end.saturating_sub(offset)).map_err(|_| FsError::Invalid)?,
+            },
+        };
+        let mut at = offset;
+        if let Some(overlay) = overlay {
+            for (start, piece) in overlay.overlapping(&(offset..end)) {
+                reader.take_committed(ino, &record, at..start.max(at))?;
+                at = start.saturating_add(piece.len()).min(end);
+                let range = start.max(offset)..at;
+                match piece {
+                    Piece::Buffered(bytes) => reader.take_bytes(start, bytes, range),
+                    Piece::Sealed(extent, _) => reader.take_extent(start, extent, range)?,
+                }
+            }
+        }
+        reader.take_committed(ino, &record, at..end)?;
+        let plan = reader.plan;
+        drop(state);
+        self.note_access(ino, &record);
+        Ok(plan)
+    }
+
+    fn read_parts(&self, plan: &Plan, out: &mut [u8]) -> Result<(), (SegmentId, ReadError)> {
         SCRATCH.with_borrow_mut(|scratch| {
+            for part in &plan.parts {
+                let id = part.extent.segment;
+                let to = out
+                    .get_mut(part.out.clone())
+                    .ok_or((id, ReadError::Tampered))?;
+                let segment = self.journal.segment(id, part.entry);
+                self.journal
+                    .read_extent(&segment, &part.extent, part.from, to, scratch)
+                    .map_err(|e| (id, e))?;
+            }
             let mut done = 0;
-            for piece in pieces {
-                let id = piece.extent.segment;
-                if let Some(hole) = out.get_mut(done..piece.out.start) {
+            for range in &plan.covered {
+                if let Some(hole) = out.get_mut(done..range.start) {
                     hole.fill(0);
                 }
-                let part = out
-                    .get_mut(piece.out.clone())
-                    .ok_or((id, ReadError::Tampered))?;
-                let segment = self.journal.segment(id, piece.entry);
-                self.journal
-                    .read_extent(&segment, &piece.extent, piece.from, part, scratch)
-                    .map_err(|e| (id, e))?;
-                done = piece.out.end;
+                done = range.end;
             }
-            if let Some(hole) = out.get_mut(done..) {
+            if let Some(hole) = out.get_mut(done..plan.len) {
                 hole.fill(0);
             }
             Ok(())
@@ -204,5 +269,101 @@ impl Fs {
                 FsError::Tampered
             }
         }
+    }
+}
+
+/// Collects what a read needs, in ascending order.
+struct Reader<'a> {
+    tables: &'a Tables,
+    /// Offset of the first byte in the file.
+    begin: u64,
+    out: &'a mut [u8],
+    plan: Plan,
+}
+
+impl Reader<'_> {
+    /// What the map has for a range.
+    fn take_committed(
+        &mut self,
+        ino: Ino,
+        record: &InodeRecord,
+        range: Range<u64>,
+    ) -> Result<(), FsError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        if !record.inline.is_empty() {
+            let end = range.end.min(record.inline.len() as u64);
+            self.take_bytes(0, &record.inline, range.start..end);
+        }
+        if record.allocated == 0 {
+            return Ok(());
+        }
+        let tables = self.tables;
+        let mut taken = Ok(());
+        tables.mapped(ino, &range, |start, mapped| {
+            if let Mapped::Data(extent) = mapped {
+                let end = start.saturating_add(mapped.live());
+                let clipped = start.max(range.start)..end.min(range.end);
+                taken = self.take_extent(start, &extent, clipped);
+            }
+            if taken.is_ok() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        taken
+    }
+
+    /// The part `range` of an extent that begins at `start`.
+    fn take_extent(
+        &mut self,
+        start: u64,
+        extent: &Extent,
+        range: Range<u64>,
+    ) -> Result<(), FsError> {
+        let Some(out) = self.out_range(&range) else {
+            return Ok(());
+        };
+        let entry = self.tables.segment(extent.segment)?;
+        let from = range.start.checked_sub(start);
+        let part = |entry: SegmentEntry| {
+            Some(Part {
+                extent: *extent,
+                // What lives in the segment changes all the time, and is of no concern here.
+                entry: SegmentEntry { live: 0, ..entry },
+                from: u32::try_from(from?).ok()?,
+                out: out.clone(),
+            })
+        };
+        let part = entry.and_then(part);
+        self.plan
+            .parts
+            .push(part.ok_or(FsError::Failed("an extent leads nowhere"))?);
+        self.plan.covered.push(out);
+        Ok(())
+    }
+
+    /// The part `range` of bytes that begin at `start`.
+    fn take_bytes(&mut self, start: u64, bytes: &[u8], range: Range<u64>) {
+        let Some(out) = self.out_range(&range) else {
+            return;
+        };
+        let from = range
+            .start
+            .checked_sub(start)
+            .and_then(|n| usize::try_from(n).ok());
+        let from = from.and_then(|from| bytes.get(from..from.checked_add(out.len())?));
+        if let (Some(to), Some(from)) = (self.out.get_mut(out.clone()), from) {
+            to.copy_from_slice(from);
+            self.plan.covered.push(out);
+        }
+    }
+
+    fn out_range(&self, range: &Range<u64>) -> Option<Range<usize>> {
+        let place = |at: u64| usize::try_from(at.checked_sub(self.begin)?).ok();
+        let out = place(range.start)?..place(range.end)?;
+        (!out.is_empty()).then_some(out)
     }
 }

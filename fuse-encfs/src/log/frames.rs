@@ -1,15 +1,14 @@
 //! Core: reading the frames of log segments, hostile bytes until they open.
 
-use std::sync::Arc;
+use zeroize::Zeroizing;
 
+use super::{Position, log_name};
 use crate::crypto::{Link, SegmentSealer, VolumeKeys, next_head};
 use crate::format::{
-    CommitHeader, FRAME_HEAD_LEN, FrameHead, Op, Place, SEGMENT_LEN_MAX, SegmentKind, TAG_LEN,
-    parse_commit,
+    CommitHeader, Extent, FRAME_HEAD_LEN, FrameHead, Op, Place, SEGMENT_LEN_MAX, SegmentId,
+    SegmentKind, TAG_LEN, extents_mut, parse_commit,
 };
-use crate::store::{ObjectName, Store, StoreError};
-
-use super::Position;
+use crate::store::{Store, StoreError};
 
 /// Reads frames of a volume.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +43,7 @@ pub(crate) struct Frame {
 impl FrameReader<'_> {
     /// Reads what lies at `place`.
     pub(crate) fn read(&self, place: Place) -> Result<Found, StoreError> {
-        let name = ObjectName::Segment(SegmentKind::Log, place.segment.uid);
+        let name = log_name(place.segment);
         let mut clear = [0; FRAME_HEAD_LEN];
         let got = self.store.get(name, place.offset, &mut clear)?;
         if clear.iter().all(|byte| *byte == 0) {
@@ -63,7 +62,7 @@ impl FrameReader<'_> {
         let frame = if got < bytes.len() {
             None
         } else {
-            self.open(place, head, bytes)
+            Frame::open(self.keys, place, head, bytes)
         };
         Ok(match frame {
             Some(frame) => Found::Frame(Box::new(frame)),
@@ -71,12 +70,41 @@ impl FrameReader<'_> {
         })
     }
 
-    fn open(&self, place: Place, head: FrameHead, bytes: Vec<u8>) -> Option<Frame> {
+    /// Whether every inline chunk that the frame's commit names opens; `id` is the short name of
+    /// its segment.
+    pub(crate) fn inline_chunks_open(&self, frame: &mut Frame, id: SegmentId) -> bool {
+        if frame.head.inline_len == 0 {
+            return true;
+        }
+        let begin = frame.place.offset + frame.head.inline_begin();
+        let end = begin + u64::from(frame.head.inline_len);
+        let named: Vec<Extent> = frame
+            .ops
+            .iter_mut()
+            .flat_map(extents_mut)
+            .map(|extent| *extent)
+            .collect();
+        let mut own = named
+            .iter()
+            .filter(|extent| extent.segment == id && (begin..end).contains(&extent.offset));
+        let sealer = self.keys.segment(SegmentKind::Log, frame.place.segment);
+        own.all(|extent| frame.inline_record(&sealer, extent).is_some())
+    }
+}
+
+impl Frame {
+    /// Opens a frame that was read at `place`.
+    pub(crate) fn open(
+        keys: &VolumeKeys,
+        place: Place,
+        head: FrameHead,
+        bytes: Vec<u8>,
+    ) -> Option<Self> {
         let (clear, sealed) = split(&bytes, &head)?;
         let at = (place.segment, place.offset);
-        let plaintext = self.keys.open_commit(at, clear, sealed).ok()?;
+        let plaintext = Zeroizing::new(keys.open_commit(at, clear, sealed).ok()?);
         let (header, ops) = parse_commit(&plaintext).ok()?;
-        Some(Frame {
+        Some(Self {
             place,
             head,
             header,
@@ -85,39 +113,28 @@ impl FrameReader<'_> {
         })
     }
 
-    /// Whether every inline chunk that the frame's commit names opens.
-    pub(crate) fn inline_chunks_open(&self, frame: &Frame) -> bool {
-        let own = frame.ops.iter().filter_map(|op| {
-            if let Op::Write(written) = op {
-                Some(&written.extents)
-            } else {
-                None
-            }
-        });
-        let begin = frame.place.offset + frame.head.inline_begin();
-        let end = begin + u64::from(frame.head.inline_len);
-        let mut sealer: Option<Arc<SegmentSealer>> = None;
-        own.flatten()
-            .filter(|extent| (begin..end).contains(&extent.offset))
-            .all(|extent| {
-                let segment = frame.place.segment;
-                let make = || Arc::new(self.keys.segment(SegmentKind::Log, segment));
-                let sealer = sealer.get_or_insert_with(make);
-                let (mut chunks, _) = extent.chunks(0, extent.live);
-                chunks.all(|chunk| {
-                    let from = usize::try_from(chunk.offset - frame.place.offset).ok();
-                    let len = chunk.len as usize;
-                    let unit = from.and_then(|from| frame.bytes.get(from..from + len + TAG_LEN));
-                    let mut plaintext = vec![0; len];
-                    let mut open =
-                        |unit| sealer.open(chunk.offset, &extent.salt, unit, &mut plaintext);
-                    unit.is_some_and(|unit: &[u8]| open(unit).is_ok())
-                })
-            })
+    /// What the chunks of the frame hold that `extent` names; `None` when they do not open.
+    pub(crate) fn inline_record(
+        &self,
+        sealer: &SegmentSealer,
+        extent: &Extent,
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let (chunks, skip) = extent.chunks(0, extent.live);
+        let mut contents = Zeroizing::new(Vec::with_capacity(extent.sealed as usize));
+        for chunk in chunks {
+            let from = usize::try_from(chunk.offset.checked_sub(self.place.offset)?).ok()?;
+            let len = chunk.len as usize;
+            let unit = self.bytes.get(from..from.checked_add(len + TAG_LEN)?)?;
+            let begin = contents.len();
+            contents.resize(begin + len, 0);
+            let out = contents.get_mut(begin..)?;
+            sealer.open(chunk.offset, &extent.salt, unit, out).ok()?;
+        }
+        let begin = skip as usize;
+        let wanted = contents.get(begin..begin.checked_add(extent.live as usize)?)?;
+        Some(Zeroizing::new(wanted.to_vec()))
     }
-}
 
-impl Frame {
     /// Whether this commit continues the chain at `position` in a segment of epoch `log_epoch`.
     pub(crate) fn continues(&self, position: &Position, log_epoch: u64) -> bool {
         self.place == position.next

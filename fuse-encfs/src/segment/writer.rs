@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Segment;
-use crate::crypto::{Entropy, SealError};
+use crate::crypto::{Entropy, SealError, SegmentSealer};
 use crate::format::{
     Extent, NodePointer, SALT_LEN, SEGMENT_BEGIN, SEGMENT_LEN_MAX, TAG_LEN, record_chunks,
     stored_len,
@@ -52,6 +52,11 @@ impl SegmentWriter {
         &self.segment
     }
 
+    /// Bytes that were given out, the header's included.
+    pub(crate) fn used(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// A slot for a record of `len` bytes of data; `None` when the segment is full.
     pub(crate) fn reserve_record(&self, len: u32) -> Option<Slot> {
         self.reserve(u64::from(stored_len(len)?), len as usize)
@@ -95,29 +100,7 @@ impl Slot {
         let pointer = extent.ok_or(SealError::Cipher)?;
         let mut bytes = vec![0; stored_len(len).ok_or(SealError::Cipher)? as usize];
 
-        let (mut data, mut out) = (data, bytes.as_mut_slice());
-        let mut padded = [0; 1 << crate::format::CHUNK_SHIFT];
-        for chunk in record_chunks(self.offset, pointer.sealed, pointer.shift) {
-            let len = chunk.len as usize;
-            let (unit, further) = out
-                .split_at_mut_checked(len + TAG_LEN)
-                .ok_or(SealError::Cipher)?;
-            out = further;
-            if let Some((plaintext, rest)) = data.split_at_checked(len) {
-                self.segment
-                    .sealer
-                    .seal(chunk.offset, &salt, plaintext, unit)?;
-                data = rest;
-            } else {
-                let plaintext = padded.get_mut(..len).ok_or(SealError::Cipher)?;
-                let filled = plaintext.get_mut(..data.len()).ok_or(SealError::Cipher)?;
-                filled.copy_from_slice(data);
-                self.segment
-                    .sealer
-                    .seal(chunk.offset, &salt, plaintext, unit)?;
-                data = &[];
-            }
-        }
+        seal_chunks(&self.segment.sealer, &pointer, data, &mut bytes)?;
         Ok(Sealed {
             segment: self.segment,
             offset: self.offset,
@@ -154,4 +137,36 @@ impl Slot {
             pointer,
         })
     }
+}
+
+/// Seals the chunks of a new record behind one another into `out`, the last one padded.
+///
+/// Only for who has the record's addresses for himself and gives them away by it: a slot, or a
+/// plan of the log.
+pub(crate) fn seal_chunks(
+    sealer: &SegmentSealer,
+    record: &Extent,
+    data: &[u8],
+    out: &mut [u8],
+) -> Result<(), SealError> {
+    let (mut data, mut out) = (data, out);
+    let mut padded = [0; 1 << crate::format::CHUNK_SHIFT];
+    for chunk in record_chunks(record.offset, record.sealed, record.shift) {
+        let len = chunk.len as usize;
+        let (unit, further) = out
+            .split_at_mut_checked(len + TAG_LEN)
+            .ok_or(SealError::Cipher)?;
+        out = further;
+        if let Some((plaintext, rest)) = data.split_at_checked(len) {
+            sealer.seal(chunk.offset, &record.salt, plaintext, unit)?;
+            data = rest;
+        } else {
+            let plaintext = padded.get_mut(..len).ok_or(SealError::Cipher)?;
+            let filled = plaintext.get_mut(..data.len()).ok_or(SealError::Cipher)?;
+            filled.copy_from_slice(data);
+            sealer.seal(chunk.offset, &record.salt, plaintext, unit)?;
+            data = &[];
+        }
+    }
+    Ok(())
 }

@@ -3,53 +3,55 @@
 //! For development, benchmarks and clusters that are not confidential: on a filesystem that the
 //! host made or serves, the adversary's metadata is parsed by the guest's kernel.
 
-use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use runtime::sync::{Condvar, Mutex, RwLock};
+use runtime::sync::{Mutex, RwLock};
 
-use super::{Appendable, Lease, ObjectName, Space, Store, StoreError};
+use super::lease::FileLease;
+use super::{Appendable, Lease, ObjectName, Space, Store, StoreError, holds, read_fully};
+use crate::format::{LOG_ALIGNMENT, SegmentKind};
 use crate::sys;
 
 /// Open files kept at most. Bounded, because growing a process's table of descriptors stops all
 /// of its threads for milliseconds at each doubling.
 const FILES_MAX: usize = 192;
+/// Newest log segments that can be flushed by two lanes: the one in use and one made ahead, with
+/// some to spare.
+const LANES_MAX: usize = 4;
 const LOCK: &str = "lock";
 /// What ext4 puts into every new filesystem.
 const LOST_AND_FOUND: &str = "lost+found";
-const CLOSING: &[u8] = b"closing";
-/// How long to wait for a writer that has said that it is finishing.
-const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(10);
 
 /// A directory as a store.
 #[derive(Debug)]
 pub(crate) struct DirStore {
     root: PathBuf,
     files: RwLock<BTreeMap<ObjectName, Arc<File>>>,
-}
-
-#[derive(Debug)]
-struct DirLease {
-    file: File,
-    path: PathBuf,
+    replacing: Mutex<()>,
+    /// Descriptions of the newest log segments to flush by, two each, never closed while one may
+    /// be in use: the kernel tells each of every failed write once, and a new one only of what
+    /// nobody was told of.
+    lanes: Mutex<VecDeque<(ObjectName, Arc<[File; 2]>)>>,
 }
 
 impl DirStore {
     /// Opens the directory `root`.
     pub(crate) fn open(root: &Path) -> Result<Self, StoreError> {
-        let root = root.canonicalize().map_err(failed)?;
+        let root = root.canonicalize()?;
         if !root.is_dir() {
             return Err(StoreError::NotAnObject);
         }
         Ok(Self {
             root,
             files: RwLock::new(BTreeMap::new()),
+            replacing: Mutex::new(()),
+            lanes: Mutex::new(VecDeque::new()),
         })
     }
 
@@ -58,7 +60,7 @@ impl DirStore {
         match DirBuilder::new().mode(0o700).create(root) {
             Ok(()) => sync_directory(root.parent().filter(|p| !p.as_os_str().is_empty()))?,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(failed(e)),
+            Err(e) => return Err(e.into()),
         }
         Self::open(root)
     }
@@ -71,15 +73,30 @@ impl DirStore {
         if let Some(file) = self.files.read().get(&name) {
             return Ok(Arc::clone(file));
         }
-        let file = hardened()
-            .read(true)
-            .write(true)
-            .open(self.path(name))
-            .map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
+        let file = self.open_file(name)?;
+        if !file.metadata()?.is_file() {
             return Err(StoreError::NotAnObject);
         }
         Ok(self.keep(name, file))
+    }
+
+    fn open_file(&self, name: ObjectName) -> Result<File, StoreError> {
+        let mut options = hardened();
+        options.read(true).write(true);
+        Ok(options.open(self.path(name))?)
+    }
+
+    /// Writes and flushes a file that is to become the object `name`.
+    fn write_fresh(&self, name: ObjectName, bytes: &[u8]) -> Result<PathBuf, StoreError> {
+        let fresh = self.root.join(format!("{name}.new"));
+        let mut file = hardened()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(fresh)
     }
 
     fn keep(&self, name: ObjectName, file: File) -> Arc<File> {
@@ -95,46 +112,73 @@ impl DirStore {
 
 impl Store for DirStore {
     fn put(&self, name: ObjectName, bytes: &[u8]) -> Result<(), StoreError> {
-        let fresh = self.root.join(format!("{name}.new"));
-        let mut file = hardened()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&fresh)
-            .map_err(failed)?;
-        file.write_all(bytes).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&fresh, self.path(name)).map_err(failed)?;
+        let fresh = self.write_fresh(name, bytes)?;
+        fs::rename(&fresh, self.path(name))?;
         self.files.write().remove(&name);
         sync_directory(Some(&self.root))
     }
 
+    fn put_if_absent(&self, name: ObjectName, bytes: &[u8]) -> Result<(), StoreError> {
+        let fresh = self.write_fresh(name, bytes)?;
+        // A link, unlike a rename, never replaces.
+        let linked = fs::hard_link(&fresh, self.path(name));
+        fs::remove_file(&fresh)?;
+        linked?;
+        sync_directory(Some(&self.root))
+    }
+
+    fn put_if_match(
+        &self,
+        name: ObjectName,
+        current: &[u8],
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        // The lease keeps others away; the lock keeps two threads of this process apart.
+        let _one = self.replacing.lock();
+        if !holds(self, name, current)? {
+            return Err(StoreError::Changed);
+        }
+        self.put(name, bytes)
+    }
+
     fn get(&self, name: ObjectName, offset: u64, buffer: &mut [u8]) -> Result<usize, StoreError> {
         let file = self.file(name)?;
-        let mut done = 0;
-        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, offset.saturating_add(done as u64)) {
-                Ok(0) => break,
-                Ok(got) => done += got,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(failed(e)),
-            }
+        if i64::try_from(offset).is_err() {
+            return Ok(0);
         }
-        Ok(done)
+        read_fully(buffer, |done, rest| {
+            file.read_at(rest, offset.saturating_add(done))
+        })
     }
 
     fn len(&self, name: ObjectName) -> Result<u64, StoreError> {
-        Ok(self.file(name)?.metadata().map_err(failed)?.len())
+        Ok(self.file(name)?.metadata()?.len())
     }
 
     fn delete(&self, name: ObjectName) -> Result<(), StoreError> {
         self.files.write().remove(&name);
-        fs::remove_file(self.path(name)).map_err(failed)
+        self.lanes.lock().retain(|(kept, _)| *kept != name);
+        fs::remove_file(self.path(name)).map_err(StoreError::from)
+    }
+
+    fn list(&self, after: Option<ObjectName>, max: usize) -> Result<Vec<ObjectName>, StoreError> {
+        let mut page = BTreeSet::new();
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            let name = name
+                .to_str()
+                .and_then(|name| name.parse::<ObjectName>().ok());
+            page.extend(name.filter(|name| after.is_none_or(|after| *name > after)));
+            if page.len() > max {
+                page.pop_last();
+            }
+        }
+        Ok(page.into_iter().collect())
     }
 
     fn is_empty(&self) -> Result<bool, StoreError> {
-        for entry in fs::read_dir(&self.root).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
             if name != LOCK && name != LOST_AND_FOUND {
                 return Ok(false);
             }
@@ -149,16 +193,12 @@ impl Store for DirStore {
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
-        let lease = DirLease { file, path };
-        lease.wait(patience)?;
-        lease.file.set_len(0).map_err(failed)?;
-        Ok(Box::new(lease))
+            .open(&path)?;
+        Ok(Box::new(FileLease::take(file, path, 0, patience)?))
     }
 
     fn space(&self) -> Result<Space, StoreError> {
-        let space = sys::space(&self.root).map_err(failed)?;
+        let space = sys::space(&self.root)?;
         Ok(Space {
             total: space.total,
             free: space.free,
@@ -167,69 +207,53 @@ impl Store for DirStore {
 }
 
 impl Appendable for DirStore {
+    fn alignment(&self) -> u16 {
+        LOG_ALIGNMENT
+    }
+
     fn create(&self, name: ObjectName, _expected_len: u64) -> Result<(), StoreError> {
         let file = hardened()
             .read(true)
             .write(true)
             .create_new(true)
-            .open(self.path(name))
-            .map_err(failed)?;
+            .open(self.path(name))?;
         self.keep(name, file);
+        if matches!(name, ObjectName::Segment(SegmentKind::Log, _)) {
+            let lanes = Arc::new([self.open_file(name)?, self.open_file(name)?]);
+            let mut newest = self.lanes.lock();
+            newest.push_back((name, lanes));
+            if newest.len() > LANES_MAX {
+                newest.pop_front();
+            }
+        }
         sync_directory(Some(&self.root))
     }
 
     fn write_at(&self, name: ObjectName, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file(name)?.write_all_at(bytes, offset).map_err(failed)
+        self.file(name)?
+            .write_all_at(bytes, offset)
+            .map_err(StoreError::from)
     }
 
     fn sync(&self, name: ObjectName) -> Result<(), StoreError> {
-        self.file(name)?.sync_data().map_err(failed)
+        self.file(name)?.sync_data().map_err(StoreError::from)
     }
-}
 
-impl DirLease {
-    fn wait(&self, patience: Duration) -> Result<(), StoreError> {
-        let began = Instant::now();
-        let (never, nobody) = (Condvar::new(), Mutex::new(()));
-        loop {
-            match self.file.try_lock() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::Error(e)) => return Err(failed(e)),
-                Err(TryLockError::WouldBlock) => {}
-            }
-            let limit = if self.holder_is_closing() {
-                CLOSING_PATIENCE
-            } else {
-                patience
-            };
-            if began.elapsed() >= limit {
-                return Err(StoreError::Busy);
-            }
-            // Nobody notifies: flock has no wait with a limit.
-            never.wait_for(&mut nobody.lock(), POLL);
+    fn lanes(&self) -> usize {
+        2
+    }
+
+    fn sync_by(&self, name: ObjectName, lane: usize) -> Result<(), StoreError> {
+        let lanes = {
+            let newest = self.lanes.lock();
+            let found = newest.iter().find(|(kept, _)| *kept == name);
+            found.map(|(_, lanes)| Arc::clone(lanes))
+        };
+        match lanes.as_ref().and_then(|lanes| lanes.get(lane)) {
+            Some(file) => file.sync_data().map_err(StoreError::from),
+            // The log is not in it any more, so nobody else flushes it.
+            None => self.sync(name),
         }
-    }
-
-    fn holder_is_closing(&self) -> bool {
-        let mut mark = [0; CLOSING.len()];
-        self.file.read_exact_at(&mut mark, 0).is_ok() && mark == CLOSING
-    }
-}
-
-impl Lease for DirLease {
-    fn revalidate(&self) -> Result<(), StoreError> {
-        let ours = self.file.metadata().map_err(failed)?;
-        let there = fs::symlink_metadata(&self.path).map_err(|_| StoreError::LeaseLost)?;
-        if (ours.dev(), ours.ino()) == (there.dev(), there.ino()) {
-            Ok(())
-        } else {
-            Err(StoreError::LeaseLost)
-        }
-    }
-
-    fn announce_end(&self) {
-        // Only a courtesy to who waits: without the mark he waits shorter.
-        let _ = self.file.write_all_at(CLOSING, 0);
     }
 }
 
@@ -239,24 +263,12 @@ fn hardened() -> OpenOptions {
     options
 }
 
-fn sync_directory(path: Option<&Path>) -> Result<(), StoreError> {
-    let directory = File::open(path.unwrap_or_else(|| Path::new("."))).map_err(failed)?;
+/// Makes durable what names a directory holds.
+pub(super) fn sync_directory(path: Option<&Path>) -> Result<(), StoreError> {
+    let directory = File::open(path.unwrap_or_else(|| Path::new(".")))?;
     match directory.sync_all() {
         // Some network filesystems cannot flush a directory; there the server orders it.
         Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(()),
-        done => done.map_err(failed),
-    }
-}
-
-fn failed(e: io::Error) -> StoreError {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the kinds of std are open-ended"
-    )]
-    match e.kind() {
-        ErrorKind::NotFound => StoreError::Absent,
-        ErrorKind::AlreadyExists => StoreError::Exists,
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full,
-        _ => StoreError::Io(e),
+        done => done.map_err(StoreError::from),
     }
 }

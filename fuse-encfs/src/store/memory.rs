@@ -1,5 +1,6 @@
 //! Adapter: a store in memory that remembers every call, fails on request, and can be brought back
 //! as a crash would have left it. For tests.
+#![allow(clippy::unwrap_used, reason = "only tests are built with it")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,29 +10,11 @@ use std::time::Duration;
 
 use runtime::sync::Mutex;
 
+pub(crate) use super::crash::{Call, Crash, Dice};
+
+use super::crash::Image;
 use super::{Appendable, Lease, ObjectName, Space, Store, StoreError};
-
-const SECTOR: usize = 512;
-
-/// A call that changes the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Call {
-    Create(ObjectName),
-    Delete(ObjectName),
-    Put(ObjectName, Vec<u8>),
-    Sync(ObjectName),
-    Write(ObjectName, u64, Vec<u8>),
-}
-
-/// What a crash leaves.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Crash {
-    /// The daemon dies: what it wrote stays, flushed or not.
-    Daemon,
-    /// The power fails: each write that was not flushed stays, goes, or is torn between sectors,
-    /// and an object that was deleted may be there again, as this seed decides.
-    Power(u64),
-}
+use crate::format::LOG_ALIGNMENT;
 
 /// Decides whether a call fails, before it has any effect.
 type Fault = Box<dyn FnMut(&Call) -> Option<StoreError> + Send>;
@@ -46,16 +29,10 @@ pub(crate) struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    objects: BTreeMap<ObjectName, Object>,
+    image: Image,
     calls: Vec<Call>,
     fault: Option<Fault>,
     reads_fail: Option<ObjectName>,
-}
-
-#[derive(Debug, Default, Clone)]
-struct Object {
-    durable: Vec<u8>,
-    unflushed: Vec<(usize, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -72,55 +49,16 @@ impl MemoryStore {
 
     /// The store after some calls and a crash.
     pub(crate) fn after(calls: &[Call], crash: Crash) -> Self {
-        let mut objects: BTreeMap<ObjectName, Object> = BTreeMap::new();
-        let mut deleted = BTreeMap::new();
-        for call in calls {
-            match call {
-                Call::Create(name) => {
-                    objects.insert(*name, Object::default());
-                }
-                Call::Delete(name) => {
-                    if let Some(object) = objects.remove(name) {
-                        deleted.insert(*name, object);
-                    }
-                }
-                Call::Put(name, bytes) => {
-                    objects.insert(
-                        *name,
-                        Object {
-                            durable: bytes.clone(),
-                            unflushed: vec![],
-                        },
-                    );
-                }
-                Call::Sync(name) => objects.get_mut(name).unwrap().flush(),
-                Call::Write(name, at, bytes) => {
-                    let at = usize::try_from(*at).unwrap();
-                    objects
-                        .get_mut(name)
-                        .unwrap()
-                        .unflushed
-                        .push((at, bytes.clone()));
-                }
-            }
-        }
-        match crash {
-            Crash::Daemon => objects.values_mut().for_each(Object::flush),
-            Crash::Power(seed) => {
-                let mut dice = Dice(seed);
-                objects
-                    .values_mut()
-                    .for_each(|object| object.lose(&mut dice));
-                deleted.retain(|_, _| dice.roll(2) == 0);
-                for (name, mut object) in deleted {
-                    object.lose(&mut dice);
-                    objects.entry(name).or_insert(object);
-                }
-            }
-        }
+        let mut image = Image::default();
+        calls.iter().for_each(|call| image.apply(call));
+        Self::with(image.crash(crash).0)
+    }
+
+    /// A store that an image was taken of.
+    pub(crate) fn with(image: Image) -> Self {
         Self {
             state: Mutex::new(State {
-                objects,
+                image,
                 ..State::default()
             }),
             ..Self::default()
@@ -130,6 +68,11 @@ impl MemoryStore {
     /// Every call so far that changed the store.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state.lock().calls.clone()
+    }
+
+    /// How many they are.
+    pub(crate) fn call_count(&self) -> usize {
+        self.state.lock().calls.len()
     }
 
     /// Lets `fault` decide from now on which calls fail.
@@ -152,71 +95,74 @@ impl MemoryStore {
     /// All objects with their bytes.
     pub(crate) fn objects(&self) -> BTreeMap<ObjectName, Vec<u8>> {
         let state = self.state.lock();
-        state
-            .objects
-            .iter()
-            .map(|(name, object)| (*name, object.visible()))
+        let objects = state.image.objects();
+        objects
+            .map(|(name, bytes)| (name, bytes.to_vec()))
             .collect()
     }
 
     /// A store with these objects.
     pub(crate) fn of(objects: BTreeMap<ObjectName, Vec<u8>>) -> Self {
-        let object = |bytes| Object {
-            durable: bytes,
-            unflushed: Vec::new(),
-        };
-        let objects = objects
-            .into_iter()
-            .map(|(name, bytes)| (name, object(bytes)))
-            .collect();
-        Self {
-            state: Mutex::new(State {
-                objects,
-                ..State::default()
-            }),
-            ..Self::default()
-        }
+        Self::with(Image::of(objects))
     }
 
-    fn call<T>(
+    /// Makes a call, if `check` and no fault is against it.
+    fn call(
         &self,
         call: Call,
-        effect: impl FnOnce(&mut BTreeMap<ObjectName, Object>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+        check: impl FnOnce(&Image) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         if let Some(e) = state.fault.as_mut().and_then(|fault| fault(&call)) {
             // As Linux does: what a flush failed to write is forgotten.
-            if let Call::Sync(name) = call
-                && let Some(object) = state.objects.get_mut(&name)
-            {
-                object.unflushed.clear();
+            if let Call::Sync(name) = call {
+                state.image.forget_unflushed(name);
             }
             return Err(e);
         }
-        let done = effect(&mut state.objects)?;
+        check(&state.image)?;
+        state.image.apply(&call);
         state.calls.push(call);
-        Ok(done)
+        Ok(())
     }
+}
 
-    fn used(objects: &BTreeMap<ObjectName, Object>) -> u64 {
-        objects
-            .values()
-            .map(|object| object.visible().len() as u64)
-            .sum()
+fn used(image: &Image) -> u64 {
+    image.objects().map(|(_, bytes)| bytes.len() as u64).sum()
+}
+
+fn there(image: &Image, name: ObjectName) -> Result<&[u8], StoreError> {
+    image.get(name).ok_or(StoreError::Absent)
+}
+
+fn absent(image: &Image, name: ObjectName) -> Result<(), StoreError> {
+    match image.get(name) {
+        Some(_) => Err(StoreError::Exists),
+        None => Ok(()),
     }
 }
 
 impl Store for MemoryStore {
     fn put(&self, name: ObjectName, bytes: &[u8]) -> Result<(), StoreError> {
-        self.call(Call::Put(name, bytes.to_vec()), |objects| {
-            objects.insert(
-                name,
-                Object {
-                    durable: bytes.to_vec(),
-                    unflushed: Vec::new(),
-                },
-            );
-            Ok(())
+        self.call(Call::Put(name, bytes.to_vec()), |_| Ok(()))
+    }
+
+    fn put_if_absent(&self, name: ObjectName, bytes: &[u8]) -> Result<(), StoreError> {
+        self.call(Call::Put(name, bytes.to_vec()), |image| absent(image, name))
+    }
+
+    fn put_if_match(
+        &self,
+        name: ObjectName,
+        current: &[u8],
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        self.call(Call::Put(name, bytes.to_vec()), |image| {
+            if there(image, name)? == current {
+                Ok(())
+            } else {
+                Err(StoreError::Changed)
+            }
         })
     }
 
@@ -225,11 +171,7 @@ impl Store for MemoryStore {
         if state.reads_fail == Some(name) {
             return Err(StoreError::Io(std::io::ErrorKind::TimedOut.into()));
         }
-        let bytes = state
-            .objects
-            .get(&name)
-            .ok_or(StoreError::Absent)?
-            .visible();
+        let bytes = there(&state.image, name)?;
         let begin = usize::try_from(offset).unwrap().min(bytes.len());
         let len = buffer.len().min(bytes.len() - begin);
         buffer[..len].copy_from_slice(&bytes[begin..begin + len]);
@@ -237,19 +179,22 @@ impl Store for MemoryStore {
     }
 
     fn len(&self, name: ObjectName) -> Result<u64, StoreError> {
-        let state = self.state.lock();
-        let object = state.objects.get(&name).ok_or(StoreError::Absent)?;
-        Ok(object.visible().len() as u64)
+        Ok(there(&self.state.lock().image, name)?.len() as u64)
     }
 
     fn delete(&self, name: ObjectName) -> Result<(), StoreError> {
-        self.call(Call::Delete(name), |objects| {
-            objects.remove(&name).map(|_| ()).ok_or(StoreError::Absent)
-        })
+        self.call(Call::Delete(name), |image| there(image, name).map(|_| ()))
+    }
+
+    fn list(&self, after: Option<ObjectName>, max: usize) -> Result<Vec<ObjectName>, StoreError> {
+        let state = self.state.lock();
+        let names = state.image.objects().map(|(name, _)| name);
+        let behind = names.filter(|name| after.is_none_or(|after| *name > after));
+        Ok(behind.take(max).collect())
     }
 
     fn is_empty(&self) -> Result<bool, StoreError> {
-        Ok(self.state.lock().objects.is_empty())
+        Ok(self.state.lock().image.objects().next().is_none())
     }
 
     fn lease(&self, _patience: Duration) -> Result<Box<dyn Lease>, StoreError> {
@@ -261,7 +206,7 @@ impl Store for MemoryStore {
 
     fn space(&self) -> Result<Space, StoreError> {
         let total = self.capacity.unwrap_or(1 << 40);
-        let used = Self::used(&self.state.lock().objects);
+        let used = used(&self.state.lock().image);
         Ok(Space {
             total,
             free: total.saturating_sub(used),
@@ -270,34 +215,27 @@ impl Store for MemoryStore {
 }
 
 impl Appendable for MemoryStore {
+    fn alignment(&self) -> u16 {
+        LOG_ALIGNMENT
+    }
+
     fn create(&self, name: ObjectName, _expected_len: u64) -> Result<(), StoreError> {
-        self.call(Call::Create(name), |objects| {
-            match objects.insert(name, Object::default()) {
-                None => Ok(()),
-                Some(_) => Err(StoreError::Exists),
-            }
-        })
+        self.call(Call::Create(name), |image| absent(image, name))
     }
 
     fn write_at(&self, name: ObjectName, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let capacity = self.capacity.unwrap_or(u64::MAX);
-        self.call(Call::Write(name, offset, bytes.to_vec()), |objects| {
-            if Self::used(objects) + bytes.len() as u64 > capacity {
+        let capacity = self.capacity;
+        self.call(Call::Write(name, offset, bytes.to_vec()), |image| {
+            let is_full = |capacity: u64| used(image).saturating_add(bytes.len() as u64) > capacity;
+            if capacity.is_some_and(is_full) {
                 return Err(StoreError::Full);
             }
-            let object = objects.get_mut(&name).ok_or(StoreError::Absent)?;
-            object
-                .unflushed
-                .push((usize::try_from(offset).unwrap(), bytes.to_vec()));
-            Ok(())
+            there(image, name).map(|_| ())
         })
     }
 
     fn sync(&self, name: ObjectName) -> Result<(), StoreError> {
-        self.call(Call::Sync(name), |objects| {
-            objects.get_mut(&name).ok_or(StoreError::Absent)?.flush();
-            Ok(())
-        })
+        self.call(Call::Sync(name), |image| there(image, name).map(|_| ()))
     }
 }
 
@@ -318,59 +256,5 @@ impl Drop for MemoryLease {
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MemoryStore")
-    }
-}
-
-impl Object {
-    fn visible(&self) -> Vec<u8> {
-        let mut bytes = self.durable.clone();
-        self.unflushed
-            .iter()
-            .for_each(|(at, write)| put(&mut bytes, *at, write));
-        bytes
-    }
-
-    fn flush(&mut self) {
-        self.durable = self.visible();
-        self.unflushed.clear();
-    }
-
-    fn lose(&mut self, dice: &mut Dice) {
-        for (at, write) in std::mem::take(&mut self.unflushed) {
-            let sectors = write.len().div_ceil(SECTOR);
-            match dice.roll(3) {
-                0 => put(&mut self.durable, at, &write),
-                1 => {}
-                _ => {
-                    for sector in (0..sectors).filter(|_| dice.roll(2) == 0) {
-                        let begin = sector * SECTOR;
-                        let end = write.len().min(begin + SECTOR);
-                        put(&mut self.durable, at + begin, &write[begin..end]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn put(bytes: &mut Vec<u8>, at: usize, write: &[u8]) {
-    let end = at + write.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[at..end].copy_from_slice(write);
-}
-
-/// A small generator (xorshift64*), so that a seed reproduces a crash.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    /// A number below `sides`.
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
     }
 }

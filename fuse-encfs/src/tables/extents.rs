@@ -1,63 +1,71 @@
-//! Core: cutting and placing the extents of one file, with the count of live bytes.
+//! Core: cutting and placing what one map has, with the count of live bytes.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
-use super::{Content, Inconsistent, Inode};
-use crate::format::{Extent, Ino, SegmentId};
+use super::{ApplyError, Inconsistent, Tables};
+use crate::format::{Extent, Ino, Mapped, SegmentId};
+use crate::schema;
 
-type SegRefs = BTreeMap<(SegmentId, Ino), u64>;
-
-/// The extents of one file while an operation changes them.
+/// A map while an operation changes it. What follows for the live bytes of segments is collected
+/// and applied once, by [`FileMap::finish`].
 pub(super) struct FileMap<'a> {
-    ino: Ino,
-    extents: &'a mut BTreeMap<u64, Extent>,
-    live: &'a mut u64,
-    segrefs: &'a mut SegRefs,
+    tables: &'a mut Tables,
+    map: Ino,
+    live: BTreeMap<SegmentId, i64>,
+    allocated: i64,
+    unwritten: i64,
 }
 
 impl<'a> FileMap<'a> {
-    pub(super) fn new(
-        ino: Ino,
-        inode: &'a mut Inode,
-        segrefs: &'a mut SegRefs,
-    ) -> Result<Self, Inconsistent> {
-        match &mut inode.content {
-            Content::Regular(extents) => Ok(Self {
-                ino,
-                extents,
-                live: &mut inode.live,
-                segrefs,
-            }),
-            Content::Directory(_) | Content::Nothing => Err(Inconsistent("extents of no file")),
+    pub(super) fn new(tables: &'a mut Tables, map: Ino) -> Self {
+        Self {
+            tables,
+            map,
+            live: BTreeMap::new(),
+            allocated: 0,
+            unwritten: 0,
         }
     }
 
     /// Makes a range a hole.
-    pub(super) fn punch(&mut self, range: Range<u64>) -> Result<(), Inconsistent> {
-        for (start, extent) in self.overlapping(&range) {
-            self.take(start)?;
-            let end = start.saturating_add(u64::from(extent.live));
-            if start < range.start {
-                let kept = short(range.start - start)?;
-                self.put(start, extent.keep(kept))?;
+    pub(super) fn punch(&mut self, range: &Range<u64>) -> Result<(), ApplyError> {
+        for (start, mapped) in self.overlapping(range)? {
+            self.take(start, &mapped)?;
+            let end = start.saturating_add(mapped.live());
+            if let Some(kept) = range.start.checked_sub(start).filter(|kept| *kept > 0) {
+                self.put(start, mapped.keep(kept))?;
             }
             if range.end < end {
-                let skipped = short(range.end - start)?;
-                self.put(range.end, extent.skip(skipped))?;
+                self.put(range.end, mapped.skip(range.end.saturating_sub(start)))?;
             }
         }
         Ok(())
     }
 
-    /// Puts an extent at `start` in place of all that was there.
-    pub(super) fn place(&mut self, start: u64, extent: Extent) -> Result<u64, Inconsistent> {
+    /// Puts something at `start` in place of all that was there, and gives where it ends.
+    pub(super) fn place(&mut self, start: u64, mapped: Mapped) -> Result<u64, ApplyError> {
         let end = start
-            .checked_add(u64::from(extent.live))
+            .checked_add(mapped.live())
             .ok_or(Inconsistent("offset"))?;
-        self.punch(start..end)?;
-        self.put(start, Some(extent))?;
+        self.punch(&(start..end))?;
+        self.put(start, Some(mapped))?;
         Ok(end)
+    }
+
+    /// Promises space for what is a hole in a range.
+    pub(super) fn allocate(&mut self, range: &Range<u64>) -> Result<(), ApplyError> {
+        let mut at = range.start;
+        for (start, mapped) in self.overlapping(range)? {
+            if start > at {
+                self.put(at, Some(Mapped::Unwritten(start - at)))?;
+            }
+            at = start.saturating_add(mapped.live());
+        }
+        if at < range.end {
+            self.put(at, Some(Mapped::Unwritten(range.end - at)))?;
+        }
+        Ok(())
     }
 
     /// Where the map still points to `from`, which began at `start`, lets it point to `to`.
@@ -66,80 +74,130 @@ impl<'a> FileMap<'a> {
         start: u64,
         from: Extent,
         to: Extent,
-    ) -> Result<(), Inconsistent> {
+    ) -> Result<(), ApplyError> {
         if from.live != to.live {
-            return Err(Inconsistent("a move changes a length"));
+            return Err(Inconsistent("a move changes a length").into());
         }
         let range = start..start.saturating_add(u64::from(from.live));
-        for (at, piece) in self.overlapping(&range) {
-            let Some(skipped) = at.checked_sub(start) else {
+        for (at, mapped) in self.overlapping(&range)? {
+            let Mapped::Data(piece) = mapped else {
                 continue;
             };
-            let cut = |whole: Extent| whole.skip(short(skipped).ok()?)?.keep(piece.live);
-            let moved = if skipped == 0 {
-                to.keep(piece.live)
-            } else {
-                cut(to)
+            let skipped = at.checked_sub(start).and_then(|n| u32::try_from(n).ok());
+            let Some(skipped) = skipped else {
+                continue;
             };
-            let same = if skipped == 0 {
-                from.keep(piece.live)
-            } else {
-                cut(from)
+            let cut = |whole: Extent| {
+                let rest = if skipped == 0 {
+                    Some(whole)
+                } else {
+                    whole.skip(skipped)
+                };
+                rest?.keep(piece.live)
             };
-            if same == Some(piece) {
-                self.take(at)?;
-                self.put(at, moved)?;
+            if cut(from) == Some(piece) {
+                self.take(at, &mapped)?;
+                self.put(at, cut(to).map(Mapped::Data))?;
+                self.join_before(at)?;
             }
         }
         Ok(())
     }
 
-    /// Removes at most `limit` extents that begin at `from` or later, the last ones first.
-    /// Returns whether there was any.
-    pub(super) fn trim(&mut self, from: u64, limit: u32) -> Result<bool, Inconsistent> {
-        let last = self.extents.range(from..).rev().take(limit as usize);
-        let starts: Vec<u64> = last.map(|(start, _)| *start).collect();
-        for start in &starts {
-            self.take(*start)?;
-        }
-        Ok(!starts.is_empty())
-    }
-
-    fn overlapping(&self, range: &Range<u64>) -> Vec<(u64, Extent)> {
-        let before = self.extents.range(..range.start).next_back();
-        let reaching = before.filter(|(start, e)| **start + u64::from(e.live) > range.start);
-        let inside = self.extents.range(range.clone());
-        reaching
-            .into_iter()
-            .chain(inside)
-            .map(|(start, extent)| (*start, *extent))
-            .collect()
-    }
-
-    fn take(&mut self, start: u64) -> Result<(), Inconsistent> {
-        let taken = self.extents.remove(&start).ok_or(Inconsistent("extent"))?;
-        let key = (taken.segment, self.ino);
-        let left = self
-            .segrefs
-            .get(&key)
-            .and_then(|live| live.checked_sub(taken.live.into()));
-        match left.ok_or(Inconsistent("live bytes"))? {
-            0 => self.segrefs.remove(&key),
-            left => self.segrefs.insert(key, left),
+    /// Lets what begins at `start` be one with what is before it, if that was one record.
+    fn join_before(&mut self, start: u64) -> Result<(), ApplyError> {
+        let Some(before) = start.checked_sub(1) else {
+            return Ok(());
         };
-        *self.live = self.live.saturating_sub(u64::from(taken.live));
+        let here = self.tables.last_mapped(self.map, start)?;
+        let before = self.tables.last_mapped(self.map, before)?;
+        if let (Some((at, Mapped::Data(first))), Some((_, Mapped::Data(second)))) = (before, here)
+            && at + u64::from(first.live) == start
+            && let Some(whole) = first.joined(&second)
+        {
+            self.take(start, &Mapped::Data(second))?;
+            self.take(at, &Mapped::Data(first))?;
+            self.put(at, Some(Mapped::Data(whole)))?;
+        }
         Ok(())
     }
 
-    fn put(&mut self, start: u64, extent: Option<Extent>) -> Result<(), Inconsistent> {
-        let extent = extent.ok_or(Inconsistent("an extent was cut to nothing"))?;
-        self.extents.insert(start, extent);
-        *self.segrefs.entry((extent.segment, self.ino)).or_default() += u64::from(extent.live);
-        *self.live += u64::from(extent.live);
+    /// Removes at most `limit` things that begin at `from` or later, the last ones first. Returns
+    /// whether that were all.
+    pub(super) fn trim(&mut self, from: u64, limit: u32) -> Result<bool, ApplyError> {
+        for _ in 0..limit {
+            match self.tables.last_mapped(self.map, u64::MAX)? {
+                Some((start, mapped)) if start >= from => self.take(start, &mapped)?,
+                _ => return Ok(true),
+            }
+        }
+        let last = self.tables.last_mapped(self.map, u64::MAX)?;
+        Ok(last.is_none_or(|(start, _)| start < from))
+    }
+
+    /// Applies what follows for the segments. Gives by how much the map's bytes changed.
+    pub(super) fn finish(self) -> Result<i64, ApplyError> {
+        let Self {
+            tables,
+            map,
+            live,
+            allocated,
+            unwritten,
+        } = self;
+        for (id, change) in live {
+            tables.counters.live = added(tables.counters.live, change)?;
+            let mut entry = tables
+                .segment(id)?
+                .ok_or(Inconsistent("an extent in an unknown segment"))?;
+            entry.live = added(entry.live, change)?;
+            tables.put(&schema::segment_key(id), &schema::segment_value(&entry))?;
+            let key = schema::segref_key(id, map);
+            let before = tables.value(&key, schema::parse_number)?.unwrap_or(0);
+            match added(before, change)? {
+                0 => tables.remove(&key)?,
+                after => tables.put(&key, &schema::number_value(after))?,
+            };
+        }
+        tables.counters.unwritten = added(tables.counters.unwritten, unwritten)?;
+        Ok(allocated)
+    }
+
+    pub(super) fn overlapping(&self, range: &Range<u64>) -> Result<Vec<(u64, Mapped)>, ApplyError> {
+        let mut found = Vec::new();
+        self.tables.mapped(self.map, range, |start, mapped| {
+            found.push((start, mapped));
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    fn take(&mut self, start: u64, mapped: &Mapped) -> Result<(), ApplyError> {
+        if !self.tables.remove(&schema::extent_key(self.map, start))? {
+            return Err(Inconsistent("extent").into());
+        }
+        self.count(mapped, -1)
+    }
+
+    fn put(&mut self, start: u64, mapped: Option<Mapped>) -> Result<(), ApplyError> {
+        let mapped = mapped.ok_or(Inconsistent("an extent was cut to nothing"))?;
+        let value = schema::mapped_value(&mapped);
+        self.tables
+            .put(&schema::extent_key(self.map, start), &value)?;
+        self.count(&mapped, 1)
+    }
+
+    fn count(&mut self, mapped: &Mapped, sign: i64) -> Result<(), ApplyError> {
+        let len = i64::try_from(mapped.live()).map_err(|_| Inconsistent("length"))? * sign;
+        self.allocated += len;
+        match mapped {
+            Mapped::Data(extent) => *self.live.entry(extent.segment).or_default() += len,
+            Mapped::Unwritten(_) => self.unwritten += len,
+        }
         Ok(())
     }
 }
 
-fn short(len: u64) -> Result<u32, Inconsistent> {
-    u32::try_from(len).map_err(|_| Inconsistent("an extent is too long"))
+pub(super) fn added(n: u64, change: i64) -> Result<u64, Inconsistent> {
+    n.checked_add_signed(change)
+        .ok_or(Inconsistent("live bytes"))
 }

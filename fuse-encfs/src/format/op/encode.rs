@@ -1,8 +1,11 @@
 //! Core: operations to bytes.
 
-use super::{AttrChange, Checkpoint, NewNode, Op, Open, Place, RenameMode, SegmentRef, Written};
+use super::{
+    AttrChange, Checkpoint, NewNode, Op, Open, Place, RenameMode, SegmentRef, Shared, Written,
+    XattrValue,
+};
 use crate::format::codec::{put_bytes8, put_bytes16};
-use crate::format::{Ino, Timestamp};
+use crate::format::{Extent, Ino, Timestamp};
 
 impl SegmentRef {
     /// Appends the encoded reference.
@@ -101,6 +104,39 @@ impl Op {
                 put_ino(out, *ino);
                 out.extend(limit.to_le_bytes());
             }
+            Self::SetXattr {
+                ino,
+                name,
+                value,
+                time,
+            } => {
+                put_entry(out, *ino, name);
+                value.put(out);
+                time.put(out);
+            }
+            Self::RemoveXattr { ino, name, time } => {
+                put_entry(out, *ino, name);
+                time.put(out);
+            }
+            Self::Inline {
+                ino,
+                bytes,
+                size,
+                time,
+                kill_privileges,
+            } => {
+                put_ino(out, *ino);
+                put_bytes16(out, bytes);
+                out.extend(size.to_le_bytes());
+                put_optional_time(out, *time);
+                out.push(u8::from(*kill_privileges));
+            }
+            Self::Allocate { ino, start, end } => {
+                put_ino(out, *ino);
+                out.extend(start.to_le_bytes());
+                out.extend(end.to_le_bytes());
+            }
+            Self::Share(shared) => shared.put(out),
         }
     }
 
@@ -122,6 +158,11 @@ impl Op {
             Self::Move { .. } => 24,
             Self::Trim { .. } => 25,
             Self::Reap { .. } => 26,
+            Self::SetXattr { .. } => 27,
+            Self::RemoveXattr { .. } => 28,
+            Self::Inline { .. } => 29,
+            Self::Allocate { .. } => 30,
+            Self::Share(_) => 31,
         }
     }
 }
@@ -152,6 +193,9 @@ impl Checkpoint {
         }
         put_ino(out, self.counters.next_ino);
         out.extend(self.counters.next_segment.0.to_le_bytes());
+        out.extend(self.counters.files.to_le_bytes());
+        out.extend(self.counters.live.to_le_bytes());
+        out.extend(self.counters.unwritten.to_le_bytes());
         put_count(out, self.anchored.len());
         for (seq, head) in &self.anchored {
             out.extend(seq.to_le_bytes());
@@ -214,10 +258,34 @@ impl Written {
         out.extend(self.start.to_le_bytes());
         put_optional_time(out, self.time);
         out.push(u8::from(self.kill_privileges));
-        put_count(out, self.extents.len());
-        for extent in &self.extents {
-            extent.put(out);
+        put_extents(out, &self.extents);
+    }
+}
+
+impl XattrValue {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Inline(bytes) => {
+                out.push(0);
+                put_bytes16(out, bytes);
+            }
+            Self::Extents { map, extents } => {
+                out.push(1);
+                put_ino(out, *map);
+                put_extents(out, extents);
+            }
         }
+    }
+}
+
+impl Shared {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_ino(out, self.from);
+        out.extend(self.from_start.to_le_bytes());
+        put_ino(out, self.to);
+        out.extend(self.to_start.to_le_bytes());
+        out.extend(self.len.to_le_bytes());
+        self.time.put(out);
     }
 }
 
@@ -228,6 +296,13 @@ fn put_ino(out: &mut Vec<u8>, ino: Ino) {
 fn put_entry(out: &mut Vec<u8>, parent: Ino, name: &[u8]) {
     put_ino(out, parent);
     put_bytes8(out, name);
+}
+
+fn put_extents(out: &mut Vec<u8>, extents: &[Extent]) {
+    put_count(out, extents.len());
+    for extent in extents {
+        extent.put(out);
+    }
 }
 
 fn put_optional_time(out: &mut Vec<u8>, time: Option<Timestamp>) {

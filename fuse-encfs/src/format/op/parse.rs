@@ -2,12 +2,13 @@
 
 use super::{
     AttrChange, Checkpoint, Counters, NewNode, NodeSegment, Op, Open, Place, RenameMode, SegNew,
-    SegmentRef, Written,
+    SegmentRef, Shared, Written, XattrValue,
 };
 use crate::format::codec::{Malformed, Reader};
 use crate::format::{
-    Extent, FileKind, Ino, NodePointer, SEGMENT_LEN_MAX, SegmentId, SegmentKind, SegmentUid,
-    TARGET_LEN_MAX, Timestamp, is_file_name,
+    Extent, FileKind, INLINE_FILE_LEN_MAX, Ino, NAME_LEN_MAX, NodePointer, SEGMENT_LEN_MAX,
+    SegmentId, SegmentKind, SegmentUid, TARGET_LEN_MAX, Timestamp, XATTR_INLINE_LEN_MAX,
+    is_file_name,
 };
 
 type Parsed<T> = Result<T, Malformed>;
@@ -37,6 +38,7 @@ impl Place {
 
 impl Op {
     /// Parses one operation from the front of `r`.
+    #[expect(clippy::too_many_lines, reason = "a table of the operations")]
     pub(crate) fn parse(r: &mut Reader<'_>) -> Parsed<Self> {
         Ok(match r.u8()? {
             1 => Self::Open(Open::parse(r)?),
@@ -100,6 +102,30 @@ impl Op {
                 ino: ino(r)?,
                 limit: r.u32()?,
             },
+            27 => Self::SetXattr {
+                ino: ino(r)?,
+                name: xattr_name(r)?,
+                value: XattrValue::parse(r)?,
+                time: Timestamp::parse(r)?,
+            },
+            28 => Self::RemoveXattr {
+                ino: ino(r)?,
+                name: xattr_name(r)?,
+                time: Timestamp::parse(r)?,
+            },
+            29 => Self::Inline {
+                ino: ino(r)?,
+                bytes: r.bytes16(INLINE_FILE_LEN_MAX)?.to_vec(),
+                size: r.u64()?,
+                time: optional_time(r)?,
+                kill_privileges: r.bool()?,
+            },
+            30 => Self::Allocate {
+                ino: ino(r)?,
+                start: r.u64()?,
+                end: r.u64()?,
+            },
+            31 => Self::Share(Shared::parse(r)?),
             _ => return Err(Malformed("operation code")),
         })
     }
@@ -138,6 +164,9 @@ impl Checkpoint {
         let counters = Counters {
             next_ino: ino(r)?,
             next_segment: segment_id(r)?,
+            files: r.u64()?,
+            live: r.u64()?,
+            unwritten: r.u64()?,
         };
         let count = r.count32(40)?;
         let mut anchored = Vec::with_capacity(count);
@@ -231,11 +260,7 @@ impl Written {
         let (ino, start) = (ino(r)?, r.u64()?);
         let time = optional_time(r)?;
         let kill_privileges = r.bool()?;
-        let count = r.count32(Extent::LEN)?;
-        let mut extents = Vec::with_capacity(count);
-        for _ in 0..count {
-            extents.push(Extent::parse(r)?);
-        }
+        let extents = extents(r)?;
         Ok(Self {
             ino,
             start,
@@ -243,6 +268,50 @@ impl Written {
             time,
             kill_privileges,
         })
+    }
+}
+
+impl XattrValue {
+    fn parse(r: &mut Reader<'_>) -> Parsed<Self> {
+        match r.u8()? {
+            0 => Ok(Self::Inline(r.bytes16(XATTR_INLINE_LEN_MAX)?.to_vec())),
+            1 => Ok(Self::Extents {
+                map: ino(r)?,
+                extents: extents(r)?,
+            }),
+            _ => Err(r.malformed()),
+        }
+    }
+}
+
+impl Shared {
+    fn parse(r: &mut Reader<'_>) -> Parsed<Self> {
+        Ok(Self {
+            from: ino(r)?,
+            from_start: r.u64()?,
+            to: ino(r)?,
+            to_start: r.u64()?,
+            len: r.u64()?,
+            time: Timestamp::parse(r)?,
+        })
+    }
+}
+
+fn extents(r: &mut Reader<'_>) -> Parsed<Vec<Extent>> {
+    let count = r.count32(Extent::LEN)?;
+    let mut extents = Vec::with_capacity(count);
+    for _ in 0..count {
+        extents.push(Extent::parse(r)?);
+    }
+    Ok(extents)
+}
+
+fn xattr_name(r: &mut Reader<'_>) -> Parsed<Vec<u8>> {
+    let name = r.bytes8(1)?;
+    if name.len() <= NAME_LEN_MAX && !name.contains(&0) {
+        Ok(name.to_vec())
+    } else {
+        Err(r.malformed())
     }
 }
 

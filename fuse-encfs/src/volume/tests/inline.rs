@@ -1,5 +1,4 @@
-//! Core: contents in the log itself: this version writes none, but reads and judges what others
-//! write.
+//! Core: contents in the log itself, as a forger with the keys writes them.
 
 use std::sync::Arc;
 
@@ -8,17 +7,19 @@ use crate::format::{
     CommitHeader, Extent, FrameHead, Ino, LOG_ALIGNMENT, Op, PendingOps, Place, SegmentKind,
     Written, stored_len,
 };
-use crate::log::{Position, RecoverError, recover};
+use crate::log::{Position, RecoverError};
+use crate::map::Nodes;
 use crate::store::memory::MemoryStore;
 use crate::store::{Appendable, ObjectName, Store};
 use crate::superblock;
-use crate::tables::Tables;
+use crate::tables::{SegmentEntry, Tables};
 use crate::testing::{ID, aead, kek, new_store, open, pattern, put_file, walk};
+use crate::volume::recover;
 
 /// A closed volume with a file, opened for a forger who has its keys.
 struct Scene {
     store: Arc<MemoryStore>,
-    keys: VolumeKeys,
+    keys: Arc<VolumeKeys>,
     tables: Tables,
     at: Position,
     epoch: u64,
@@ -31,12 +32,14 @@ fn scene() -> Scene {
     let file = put_file(volume.fs(), "a", b"before");
     volume.close().unwrap();
     let (superblock, keys) = superblock::read(&*store, &aead(), &kek(), ID).unwrap();
-    let recovered = recover(&*store, &keys, superblock.body()).unwrap();
+    let keys = Arc::new(keys);
+    let nodes = Arc::new(Nodes::new(store.clone(), Arc::clone(&keys), 1 << 20));
+    let (recovered, tables, _) = recover(&*store, &keys, &nodes, superblock.body()).unwrap();
     let log = recovered.log;
     Scene {
         store,
         keys,
-        tables: recovered.tables,
+        tables,
         at: log.position,
         epoch: log.epoch,
         file,
@@ -47,11 +50,14 @@ impl Scene {
     /// Appends a commit that writes `data` to the file at 0, inline, or one that changes nothing.
     fn append(&mut self, data: Option<&[u8]>, durable_seq: u64) {
         let Position { seq, head, next } = self.at;
-        let segment = self
-            .tables
-            .segments()
-            .find(|(_, entry)| entry.segment == next.segment);
-        let (id, _) = segment.unwrap();
+        let mut id = None;
+        let see = |this, entry: SegmentEntry| {
+            if entry.segment == next.segment {
+                id = Some(this);
+            }
+        };
+        self.tables.segments(see).unwrap();
+        let id = id.unwrap();
         let header = CommitHeader {
             seq: seq + 1,
             log_epoch: self.epoch,
@@ -192,6 +198,8 @@ fn a_commit_that_does_not_continue_the_chain_is_refused() {
     scene.at.head = Head([7; 32]);
     scene.append(None, 1);
     let (superblock, keys) = superblock::read(&*scene.store, &aead(), &kek(), ID).unwrap();
-    let refused = recover(&*scene.store, &keys, superblock.body());
+    let keys = Arc::new(keys);
+    let nodes = Arc::new(Nodes::new(scene.store.clone(), Arc::clone(&keys), 1 << 20));
+    let refused = recover(&*scene.store, &keys, &nodes, superblock.body());
     assert!(matches!(refused, Err(RecoverError::Tampered(_))));
 }
