@@ -362,6 +362,36 @@ impl Journal {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Journal {
+    /// Moves all that lives in any segment which nobody writes, needed or not.
+    pub(crate) fn clean_all(&self) -> Result<(), FsError> {
+        self.data.end(|id| !self.data.is_pinned(id));
+        let mut cleaner = self.cleaner.lock();
+        let (tables, log) = (self.tables(), self.log_segments());
+        let mut all = Vec::new();
+        tables.segments(|id, entry| {
+            let is_open = entry.kind == SegmentKind::Node
+                || self.data.is_current(id)
+                || self.data.is_pinned(id)
+                || log.contains(&entry.segment);
+            if !is_open && entry.live > 0 {
+                all.push((id, entry.live));
+            }
+        })?;
+        for (id, live) in all {
+            let candidate = Candidate {
+                id,
+                live,
+                len: live,
+                is_stale: true,
+            };
+            self.evacuate(&mut cleaner, candidate, u64::MAX)?;
+        }
+        Ok(())
+    }
+}
+
 impl Batch {
     fn is_full(&self) -> bool {
         self.len >= BATCH_LEN || self.ops.len() >= BATCH_OPS

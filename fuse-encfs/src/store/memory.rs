@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use runtime::sync::Mutex;
 
-pub(crate) use super::crash::{Call, Crash, Dice};
+#[cfg(test)]
+pub(crate) use super::crash::Dice;
+pub(crate) use super::crash::{Call, Crash};
 
 use super::crash::Image;
 use super::{Appendable, Lease, ObjectName, Space, Store, StoreError};
