@@ -9,8 +9,8 @@
 //! flushed, or lie in the same frame of the log. The tables are at each moment what the pending
 //! operations make of the committed ones.
 //!
-//! **Locks**, in this order: `cleaner`, `checkpointing`, `growing`, `log`, `changes`, `tables`, those inside
-//! of [`DataWriter`]. Who looks at the tables takes a clone and holds none of them.
+//! **Locks**, in this order: `cleaner`, `checkpointing`, `deleting`, `growing`, `log`, `changes`,
+//! `tables`, those inside of [`DataWriter`]. Who looks at the tables takes a clone and holds none of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -50,7 +50,6 @@ const CHECKPOINT_EVERY: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 const DIRTY_MAX: usize = if cfg!(test) { 256 << 10 } else { 48 << 20 };
 /// Bytes of a data segment that this version makes: small enough that one is soon wholly dead.
 const DATA_SEGMENT_LEN: u64 = if cfg!(test) { 2 << 20 } else { 64 << 20 };
-
 /// It is at most this part of the store.
 const DATA_SEGMENT_PART: u64 = 32;
 

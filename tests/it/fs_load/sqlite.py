@@ -35,7 +35,7 @@ def write(path, mode):
     db.execute("INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT * FROM total)")
     db.execute("COMMIT")
     n = db.execute("SELECT coalesce(max(n), 0) FROM row").fetchone()[0]
-    directory = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    directory = os.path.dirname(os.path.abspath(path))
     while True:
         n += 1
         db.execute("BEGIN IMMEDIATE")
@@ -43,9 +43,10 @@ def write(path, mode):
         gone = db.execute("DELETE FROM row WHERE n = ? AND n % 2 = 0", (n - KEPT,)).rowcount
         db.execute("UPDATE total SET rows = rows + 1 - ?", (gone,))
         db.execute("COMMIT")
-        # Where SQLite cannot open the directory any more, it says that the commit was made, though
-        # the unlink is not known to be durable.
-        os.fsync(directory)
+        if mode == "delete":
+            # SQLite syncs the directory after the unlink, but when it cannot even open it, as on a
+            # mount that just died, it says that the commit was made. Then this fails as well.
+            os.close(os.open(directory, os.O_RDONLY))
         print(n, flush=True)
 
 
