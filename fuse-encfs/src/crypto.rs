@@ -7,7 +7,7 @@
 //!                 |-- K_log  --- per segment --> key of inline chunks
 //!                 |                         `--> parent of commits
 //!                 |-- K_super ----------------> parent of superblock bodies
-//!                 |-- K_anchor ---------------> parent of anchor records
+//!                 |-- K_anchor ---------------> tags of anchor records
 //!                 |-- K_data, K_node, K_log --> parents of segment headers too
 //!                 `-- commitments, in the superblock and in the first head of the chain
 //! owner's RSA key --encrypts--> VMK, when a volume was made so

@@ -122,7 +122,6 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
     fn delete(&self, name: ObjectName) -> Result<(), StoreError>;
     /// The first `max` names in order behind `after`. For tools alone: what a volume consists of is
     /// never found out so.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for tools"))]
     fn list(&self, after: Option<ObjectName>, max: usize) -> Result<Vec<ObjectName>, StoreError>;
     /// Whether there is nothing on the store, neither an object nor anything foreign.
     fn is_empty(&self) -> Result<bool, StoreError>;

@@ -117,9 +117,9 @@ body = struct.pack("<q", 1_700_000_000).ljust(4096 - 64 - 48, b"\0")
 header = clear + once(data, b"once-segment-header/", bytes([0x78] * 32), clear, body)
 show("segment header", header)
 
-# A record of an anchor.
+# The tag of a record that an anchor keeps.
 anchor = expand(vmk, LABEL + b"anchor")
-show("anchor record", once(anchor, b"once-anchor-record/", bytes([0x79] * 32), b"which", b"record"))
+show("anchor tag", expand(anchor, LABEL + b"tag-anchor-record/" + bytes(range(80))))
 
 # A superblock in slot 1, of a volume that is being re-encrypted and has an owner.
 owner, encrypted = bytes([0x30] * 422), bytes([0x7A] * 384)

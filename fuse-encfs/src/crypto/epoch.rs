@@ -127,14 +127,6 @@ impl EpochKeys {
         }
     }
 
-    /// What records of an anchor are sealed under.
-    pub(super) fn anchor_parent(&self) -> Parent<'_> {
-        Parent {
-            key: self.key(Derived::Anchor),
-            label: label::ANCHOR_RECORD,
-        }
-    }
-
     /// What the keys of segments of a kind are derived from.
     pub(super) fn of_kind(&self, kind: SegmentKind) -> &[u8; 32] {
         self.key(match kind {

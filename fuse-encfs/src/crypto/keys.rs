@@ -214,7 +214,7 @@ impl VolumeKeys {
     /// Opens the header of a segment, which may be any of this volume.
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "for whoever makes segments, and for tools")
+        expect(dead_code, reason = "for tools: no mount reads headers")
     )]
     pub(crate) fn open_header(
         &self,
@@ -230,30 +230,6 @@ impl VolumeKeys {
         let birth = open_once(&*self.aead, keys.header_parent(header.kind), aad, sealed)?;
         let birth = SegmentBirth::parse(&birth).map_err(|_| NotAuthentic)?;
         Ok((header, birth))
-    }
-
-    /// Seals a record for an anchor outside of the store; `aad` says which.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the anchor"))]
-    pub(crate) fn seal_anchor(&self, aad: &[u8], record: &[u8]) -> Result<Vec<u8>, SealError> {
-        let newest = self.newest();
-        seal_once(
-            &*self.aead,
-            &self.entropy,
-            newest.anchor_parent(),
-            aad,
-            record,
-        )
-    }
-
-    /// Opens a record of an anchor, also one from before the newest master key.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the anchor"))]
-    pub(crate) fn open_anchor(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, NotAuthentic> {
-        let Epochs { newest, older } = self.epochs.read().clone();
-        let open = |keys: &EpochKeys| open_once(&*self.aead, keys.anchor_parent(), aad, sealed);
-        match (open(&newest), older) {
-            (Err(NotAuthentic), Some(older)) => open(&older),
-            (opened, _) => opened,
-        }
     }
 
     /// Derives the tag of an anchor's record; `None` without a master key of that epoch.

@@ -35,8 +35,6 @@ pub(super) const COMMIT: &[u8] = b"enclaveid/encfs/v1/once-commit/";
 pub(super) const BODY: &[u8] = b"enclaveid/encfs/v1/once-superblock/";
 /// K_data, K_node or K_log -> key of one segment header. Followed by its salt.
 pub(super) const HEADER: &[u8] = b"enclaveid/encfs/v1/once-segment-header/";
-/// K_anchor -> key of one anchor record. Followed by its salt.
-pub(super) const ANCHOR_RECORD: &[u8] = b"enclaveid/encfs/v1/once-anchor-record/";
 /// K_anchor -> tag of a record that an anchor keeps in a file. Followed by the record.
 pub(super) const ANCHOR_TAG: &[u8] = b"enclaveid/encfs/v1/tag-anchor-record/";
 /// Domain of the chain's first head.
@@ -67,7 +65,6 @@ mod tests {
             COMMIT,
             BODY,
             HEADER,
-            ANCHOR_RECORD,
             ANCHOR_TAG,
             GENESIS,
             HEAD,

@@ -57,19 +57,10 @@ impl PendingOps {
         self.bytes.len() >= COMMIT_LEN_FULL
     }
 
-    /// Encoded bytes.
+    /// Encoded bytes. An extent has a fixed length, so one whose place is not known yet may stand
+    /// for any other.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// Encoded bytes when `op` has been added too. An extent has a fixed length, so one whose
-    /// place is not known yet may stand for any other.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "nobody writes contents inline yet")
-    )]
-    pub(crate) fn len_with(&self, op: &Op) -> usize {
-        self.len().saturating_add(Self::of(op).len())
     }
 
     /// The same operations with each extent replaced by what `replace` gives for it, if anything.

@@ -57,8 +57,7 @@ impl Planned {
 
 impl Log {
     /// Plans to append a commit whose operations have `ops_len` encoded bytes, those that name the
-    /// records included ([`PendingOps::len_with`](crate::format::PendingOps::len_with)), with
-    /// these records inline. `None` when they are not for the log: too long, empty, or there is
+    /// records included, with stand-ins for their extents, and with these records inline. `None` when they are not for the log: too long, empty, or there is
     /// no room in the segment. The lock of the log is held from here until the commit is appended.
     pub(crate) fn plan_inline(
         &self,

@@ -138,7 +138,7 @@ impl Scene {
         let anywhere = records
             .iter()
             .map(|r| Extent::of_record(FIRST, SEGMENT_BEGIN, len(r), [0; 8]).unwrap());
-        let ops_len = PendingOps::default().len_with(&write_op(anywhere.collect()));
+        let ops_len = PendingOps::of(&write_op(anywhere.collect())).len();
         let planned = self.log.plan_inline(ops_len, records).unwrap().unwrap();
         let extents: Vec<Extent> = planned.extents().collect();
         let ops = PendingOps::of(&write_op(extents.clone()));
